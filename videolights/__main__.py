@@ -1,0 +1,2 @@
+from videolights.cli import main
+raise SystemExit(main())
