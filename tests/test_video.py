@@ -1,0 +1,167 @@
+"Decoding real and broken videos with the compiled package."
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from videolights.config import InputError
+from videolights.encoders.protocol import encode_file, get_encoder
+from videolights.video import probe, read_clips, thumbnails, write_video
+
+av = pytest.importorskip("av")
+# file, length in seconds, upright height and width, frames per second: as their headers tell
+REAL = [("charades_3MSZA.mp4", 31.0, (270, 480), 30.0), ("charades_Y1HGC.mp4", 30.7, (270, 480), 14.99),
+        ("qvh_HY7EC5zXoEE_60.0_210.0.mp4", 150.0, (256, 256), 2.0), ("anet_v_GGSY1Qvo990.mp4", 18.04, (240, 320), 19.62)]
+
+
+def ramp(seconds, fps, h=48, w=64):
+    "Frames whose brightness tells their time: 4 levels a second."
+    return [np.full((h, w, 3), 20 + 4 * i / fps, np.uint8) for i in range(round(seconds * fps))]
+
+
+@pytest.mark.parametrize("name, seconds, size, fps", REAL)
+def test_real_video(realdata, name, seconds, size, fps):
+    path = realdata / "videos" / name
+    info = probe(path)
+    assert abs(info.duration_s - seconds) < 0.1 and (info.height, info.width) == size and abs(info.fps - fps) < 0.01
+    lengths = [len(list(read_clips(path, clip_seconds, 2, (18, 32)))) for clip_seconds in (1, 2)]
+    assert lengths == [int(seconds + 0.5), int(seconds / 2 + 0.5)]
+    times = [seconds / 3, 0.0]
+    looks = thumbnails(path, times, width=64)
+    assert [look.shape for look in looks] == [(round(size[0] * 64 / size[1]), 64, 3)] * 2
+    opening = next(read_clips(path, 0.2, 1, looks[1].shape[:2]))[0]
+    assert np.abs(opening.astype(int) - looks[1]).mean() < 6                                    # both show the first moments
+
+
+def test_thumbnails_agree_with_sequential_decoding(realdata):
+    path = realdata / "videos" / "qvh_HY7EC5zXoEE_60.0_210.0.mp4"                               # 2 frames a second
+    pictures = np.concatenate(list(read_clips(path, 2, 4, (96, 96))))                           # instants .25, .75, ...: each frame once
+    for i, look in zip((3, 100, 250, 299), thumbnails(path, [1.5, 50.0, 125.0, 149.5], width=96)):
+        assert np.array_equal(look, pictures[i])
+
+
+def test_builtin_features_of_a_real_video(realdata):
+    features = encode_file(get_encoder("builtin"), realdata / "videos" / "qvh_HY7EC5zXoEE_60.0_210.0.mp4", 2)
+    assert features.shape == (75, 96) and np.isfinite(features).all() and features.std(0).max() > 0.05
+
+
+def grey(h, w, level): return av.VideoFrame.from_ndarray(np.full((h, w, 3), level, np.uint8), format="rgb24")
+
+
+def irregular(path, durations):
+    "A video whose frames stay for the given numbers of milliseconds."
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, pts in enumerate(np.cumsum([0, *durations])):
+            frame = grey(48, 64, 20 + 20 * i)
+            frame.pts, frame.time_base = int(pts), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+def test_variable_frame_rate(tmp_path):
+    irregular(tmp_path / "vfr.mp4", [100, 100, 2800, 100, 900])                                 # frames begin at 0, .1, .2, 3, 3.1, 4 s
+    levels = [clip.mean((1, 2, 3)) for clip in read_clips(tmp_path / "vfr.mp4", 1, 2)]          # instants .25, .75, 1.25 ... 3.75
+    seen = np.round((np.concatenate(levels)[:8] - 20) / 20)
+    assert seen.tolist() == [2, 2, 2, 2, 2, 2, 4, 4] and len(levels) == 4
+    assert np.round((thumbnails(tmp_path / "vfr.mp4", [2.9])[0].mean() - 20) / 20) == 3
+
+
+def test_no_clip_is_lost_between_frame_rates(tmp_path):
+    for fps in (1, 3, 25):
+        write_video(tmp_path / "v.mp4", ramp(7, fps), fps)
+        levels = np.concatenate([clip.mean((1, 2, 3)) for clip in read_clips(tmp_path / "v.mp4", 1, 1)])
+        assert len(levels) == 7 and np.abs(levels - 22 - 4 * np.arange(7)).max() < 5            # clip l is seen at l + 1/2
+
+
+def test_rotated_video_comes_upright(tmp_path):
+    picture = np.zeros((48, 64, 3), np.uint8); picture[:24, :32] = 250                          # bright at the top left
+    raw = bytearray(write_video(tmp_path / "lying.mp4", [picture] * 8, 8).read_bytes())
+    matrix = raw.index(b"tkhd") + 4 + 40
+    clockwise = np.array([0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30], ">i4")        # shown a quarter turn clockwise
+    raw[matrix:matrix + 36] = clockwise.tobytes()
+    (tmp_path / "upright.mp4").write_bytes(raw)
+    info, clip = probe(tmp_path / "upright.mp4"), next(read_clips(tmp_path / "upright.mp4", 1, 2))
+    assert (info.height, info.width) == (64, 48) and clip.shape == (2, 64, 48, 3)
+    assert clip[0, :32, 24:].mean() > 200 and clip[0, 32:].mean() < 30                          # now at the top right
+    assert next(read_clips(tmp_path / "upright.mp4", 1, 2, (32, 24))).shape == (2, 32, 24, 3)
+    assert thumbnails(tmp_path / "upright.mp4", [0.5], width=24)[0].shape == (32, 24, 3)
+
+
+def sound(path, pictures=()):
+    "A file with a sound track and one small and one larger picture stream, or none."
+    with av.open(str(path), "w") as container:
+        audio = container.add_stream("aac", rate=44100, layout="mono")
+        videos = [container.add_stream("mpeg4", rate=10) for _ in pictures]
+        for stream, (h, w) in zip(videos, pictures): stream.height, stream.width, stream.pix_fmt = h, w, "yuv420p"
+        for _ in range(20):
+            for stream, (h, w) in zip(videos, pictures): container.mux(stream.encode(grey(h, w, h)))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono"); frame.sample_rate = 44100
+        container.mux(audio.encode(frame))
+        for stream in (audio, *videos): container.mux(stream.encode(None))
+
+
+def test_largest_of_several_streams(tmp_path):
+    sound(tmp_path / "many.mp4", [(32, 48), (64, 96)])
+    assert next(read_clips(tmp_path / "many.mp4", 2)).shape == (4, 64, 96, 3)
+
+
+def broken(folder):
+    "Files that are no video, each with its own trouble."
+    whole = write_video(folder / "whole.mp4", np.random.default_rng(0).integers(0, 255, (80, 48, 64, 3)).astype(np.uint8), 8).read_bytes()
+    with av.open(str(folder / "whole.mp4")) as source, av.open(str(folder / "front.mp4"), "w", options={"movflags": "faststart"}) as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None: packet.stream = stream; target.mux(packet)
+    (folder / "front.mp4").write_bytes((folder / "front.mp4").read_bytes()[:len(whole) // 2])     # its index is whole, its pictures are not
+    with pytest.raises(InputError, match=r"front.mp4: .*cut short"): list(read_clips(folder / "front.mp4", 2))
+    (folder / "zero.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("no video\n" * 500)
+    (folder / "text.txt").write_text("no video\n" * 500)
+    (folder / "cut.mp4").write_bytes(whole[:len(whole) // 2])
+    sound(folder / "sound.mp4")
+    return ["zero.mp4", "text.mp4", "text.txt", "cut.mp4", "sound.mp4", "missing.mp4", "."]
+
+
+def test_broken_files_are_named(tmp_path):
+    for name in broken(tmp_path):
+        for read in (probe, lambda p: list(read_clips(p, 2)), lambda p: thumbnails(p, [0.0])):
+            with pytest.raises(InputError) as error: read(tmp_path / name)
+            assert str(tmp_path / name) in str(error.value) and "\n" not in str(error.value) and ";" in str(error.value)
+
+
+def test_a_download_that_stopped_is_noticed(realdata, tmp_path):
+    for name, *_ in REAL:   # wherever its index lies, half a file is not enough
+        data = (realdata / "videos" / name).read_bytes()
+        (tmp_path / name).write_bytes(data[:len(data) // 2])
+        with pytest.raises(InputError, match="cut short"): list(read_clips(tmp_path / name, 2, 1, (18, 32)))
+
+
+def test_memory_is_bounded_by_a_clip(tmp_path):
+    write_video(tmp_path / "long.mp4", (np.full((240, 320, 3), i % 200, np.uint8) for i in range(1200)), 10)
+    code = ("import resource, sys; from videolights.video import read_clips; "
+            "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+            "clips = read_clips(sys.argv[1], 2, 20); next(clips); before = peak(); print(sum(1 for _ in clips), peak() - before)")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "long.mp4"], capture_output=True, text=True, check=True, env=os.environ)
+    clips, grown_kb = map(int, done.stdout.split())
+    assert clips == 59 and grown_kb < 40_000                                                    # all frames together are 276 MB
+
+
+def test_without_pyav_the_cure_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(InputError, match=r'pip install "videolights\[video\]"'): probe(tmp_path / "x.mp4")
+
+
+def test_features_do_not_depend_on_the_process(tmp_path):
+    code = ("import sys; from videolights.data.toyworld import make_toyworld; from videolights.files import read_array; "
+            "folder = make_toyworld(sys.argv[1], train_videos=1, val_videos=1, progress=False).parent; "
+            "print(read_array(folder / 'builtin_video/toy_val_0000.npz').tobytes().hex(), (folder / 'annotations/val.jsonl').read_text())")
+    run = lambda seed: subprocess.run([sys.executable, "-c", code, tmp_path / seed], capture_output=True, text=True, check=True,
+                                      env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+    first, second = run("1"), run("2")
+    assert first == second and "relevant_windows" in first
