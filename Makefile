@@ -21,6 +21,7 @@ test: sync notebooks  ## every check: modules in step, all notebooks run, pytest
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests
 
 env: $(READY)  ## build .venv with everything a developer needs
+	@echo ".venv is ready"
 
 # A half-finished install leaves .venv/.installing behind, and then the environment is built anew.
 $(READY): pyproject.toml constraints.txt

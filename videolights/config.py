@@ -207,8 +207,8 @@ class LossConfig:
     margin: float = 0.2              # of the rank hinge
     temperature: float = 0.5         # τ of the contrastive term
     align_temperature: float = 0.07  # τ of L_qt
-    hard_growth: float = 1.0         # W_j grows by this each epoch ...
-    hard_limit: float = 10.0         # ... up to this
+    hard_growth: float = 0.05        # W_j grows by this each epoch ...
+    hard_limit: float = 0.5          # ... up to this
 
 # %% ../nbs/01_config.ipynb #5d603c61
 @dataclass(frozen=True)

@@ -140,6 +140,7 @@ def save_checkpoint(
         model.save_pretrained(temporary)
         write_json(temporary / "contract.json", contract)
         if tensors: save_file(tensors, temporary / "training.safetensors", metadata={"progress": json.dumps(progress)})
+        for file in temporary.iterdir(): file.chmod(0o644)     # safetensors writes files that only their owner may read
 
 # %% ../nbs/60_training.ipynb #3513ea8d
 def training_tensors(optimizer) -> dict:
@@ -224,7 +225,7 @@ class Run:
     def score(self) -> tuple[list[dict], dict]:
         "Predictions and metrics on the evaluation split."
         rows = predict(self.model, self.eval_set, self.data, nms=self.config.train.nms)
-        return rows, evaluate(rows, self.eval_set.annotations, self.data.protocol)
+        return rows, evaluate(rows, self.eval_set.annotations, self.data.protocol, self.data.clip_seconds)
 
     def keep(self, epoch: int, rows, metrics):
         "Save `best` with its predictions when it is the best so far."
@@ -255,7 +256,7 @@ def open_run(
     out,            # run folder
     resume: bool,
 ) -> bool:          # whether there is something to resume
-    "Check the run folder and write its config."
+    "Check that the run folder fits the recipe."
     out = Path(out)
     for name in ("last", "best"): settle(out / name)
     path, saved = out / "config.json", json.loads(json.dumps(config.to_dict()))
@@ -265,7 +266,6 @@ def open_run(
         flat = lambda d: {f"{a}.{b}": v for a, part in d.items() if isinstance(part, dict) for b, v in part.items()}
         changed = [k for k, v in flat(saved).items() if flat(before).get(k) != v and k != "train.epochs"]
         if changed: raise InputError(f"{path}: was started with another {changed[0]} ({flat(before).get(changed[0])}); resume with the same recipe or choose another --out")
-    write_json(path, saved)
     return (out / "last").exists()
 
 # %% ../nbs/60_training.ipynb #f5778a6f
@@ -280,6 +280,7 @@ def train(
     going_on = open_run(config, out, resume)
     run = Run(config, out)
     first, t, main = run.resume() if going_on else 0, run.config.train, run.accelerator.is_main_process
+    if main: write_json(out / "config.json", config.to_dict())      # after the checkpoint proved readable: a failed resume changes nothing
     board = SummaryWriter(out / "tensorboard", purge_step=first + 1) if main else None
     with tqdm(total=t.epochs * run.steps, initial=first * run.steps, disable=not (progress and main), unit="step", mininterval=1, file=sys.stdout) as bar:
         for epoch in range(first, t.epochs):
@@ -296,8 +297,8 @@ def train(
                     if value is not None: board.add_scalar(name.replace("loss_", "loss/"), value, epoch + 1)
                 run.save_last(epoch)
                 if progress: bar.write(epoch_line(row, run.data.protocol, run.best_epoch == epoch))
-            run.accelerator.wait_for_everyone()
-            if t.patience and run.eval_set is not None and epoch - run.best_epoch >= t.patience * t.eval_every: break
+            stale = main and t.patience and run.eval_set is not None and epoch - run.best_epoch >= t.patience * t.eval_every
+            if run.accelerator.reduce(torch.tensor(float(stale), device=run.accelerator.device)) > 0: break
     if main and not (out / "best").exists(): save_checkpoint(out / "best", run.model, run.data.contract())
     if board: board.close()
     return out

@@ -76,7 +76,7 @@ class ReleasedRefinement(nn.Module):
 
     def forward(self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         sentence = self.pool(text, text_mask)[:, None]
-        cosine = F.cosine_similarity(video, sentence, dim=-1) + (video_mask.float() + 1e-45).log()
+        cosine = F.cosine_similarity(video, sentence, dim=-1)
         v_s = cosine[..., None] * self.sentence_direction
         constant = (self.word_scale * self.word_direction).expand_as(video)
         branches = (self.drop(x) for x in (video, v_s, sentence.expand_as(video), constant))

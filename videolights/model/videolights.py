@@ -78,6 +78,8 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         for part in (self.fusion, self.encoder, self.decoder):
             for p in part.parameters():
                 if p.dim() > 1 and p is not self.decoder.anchors: nn.init.xavier_uniform_(p)
+        for mlp in (self.decoder.step, self.heads.span):     # the first answers are the anchors themselves
+            nn.init.zeros_(mlp[-1].weight); nn.init.zeros_(mlp[-1].bias)
 
     def project(
         self,

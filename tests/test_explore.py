@@ -1,0 +1,166 @@
+"""Heat maps, figures and the report, as a user of the installed package meets them."""
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+go = pytest.importorskip("plotly.graph_objects")
+torch = pytest.importorskip("torch")
+
+from plotly.offline import get_plotlyjs
+
+from videolights.config import Config, DataConfig, InputError, ModelConfig, Source
+from videolights.data.batches import append_tef
+from videolights.explore.figures import TRUTH, heatmap_figure, timeline_figure
+from videolights.explore.heatmaps import STAGES, contrast, correspondence, stage_features, stage_heatmaps, word_labels
+from videolights.explore.report import choose_examples, per_query_rows, write_report
+from videolights.files import write_json, write_jsonl
+from videolights.model.videolights import VideoLights
+
+HOSTILE = '</script><script>document.title = "taken"</script><img src=x onerror="document.title=1"> & "more"'
+CLIPS, SECONDS = 30, 2.0
+
+
+class Made_up:
+    "Looks like a Dataset: ten queries, one of them hostile."
+    def __init__(self, root):
+        sources = [Source("colour", "video", 12, "v"), Source("hash", "text", 8, "t")]
+        self.data = DataConfig("made <b>up</b>", "qvhighlights", SECONDS, dict(val="val.jsonl"), sources, str(root))
+        self.annotations = [dict(qid=q, vid=f"v{q}", query=HOSTILE if q == 0 else f"query number {q}",
+                                 relevant_windows=[[2. * q, 2. * q + 20]]) for q in range(10)]
+
+    def __len__(self): return len(self.annotations)
+
+    def __getitem__(self, i):
+        rng, row = np.random.default_rng(i), self.annotations[i]
+        clips, (start, end) = np.arange(CLIPS) * SECONDS, row["relevant_windows"][0]
+        return dict(row, duration=CLIPS * SECONDS, video=np.float32(rng.normal(size=(CLIPS, 12))),
+                    text=np.float32(rng.normal(size=(len(row["query"].split()), 8))),
+                    saliency=np.float32((start <= clips) & (clips < end)) * 9, windows=np.array(row["relevant_windows"]), has_windows=True)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(2018)
+    return VideoLights(ModelConfig(video_dim=12, text_dim=8, dim=32, heads=4, feedforward=64, encoder_layers=1, decoder_layers=1))
+
+
+@pytest.fixture
+def run(tmp_path, model):
+    rng, data = np.random.default_rng(1), Made_up(tmp_path)
+    rows = [dict(qid=a["qid"], query=a["query"], vid=a["vid"], pred_relevant_windows=[[3. * q, 3. * q + 20, .9 - q / 20], [40., 60., .1]],
+                 pred_saliency_scores=rng.normal(size=CLIPS).tolist()) for q, a in enumerate(data.annotations)]
+    folder = tmp_path / "run"
+    write_jsonl(folder / "predictions_val.jsonl", rows)
+    write_json(folder / "metrics_val.json", {"brief": {"MR-full-R1@0.5": 50.0, "MR-full-mAP": 40.0}})
+    write_json(folder / "config.json", Config(model=model.config).to_dict())
+    (folder / "log.csv").write_text("epoch,lr,loss_total,MR-full-R1@0.5\n0,1e-4,9,\n1,1e-4,7,50\n")
+    return folder, data
+
+
+def test_light_imports():
+    code = "import sys, videolights.explore.{}; print([m for m in ('torch', 'plotly', 'av') if m in sys.modules])"
+    for room, allowed in (("heatmaps", "[]"), ("figures", "['plotly']")):
+        assert subprocess.run([sys.executable, "-c", code.format(room)], capture_output=True, text=True).stdout.strip() == allowed
+
+
+@pytest.mark.parametrize("clips,words,width", [(1, 1, 4), (75, 32, 16), (7, 3, 256)])
+def test_correspondence(clips, words, width):
+    rng = np.random.default_rng(clips)
+    v, t = rng.normal(size=(clips, width)).astype("float16"), rng.normal(size=(words, width)).astype("float16")
+    c = correspondence(v, t)
+    assert c.shape == (words, clips) and np.abs(c).max() <= 1
+    assert np.allclose(c, correspondence(np.float64(v) * rng.uniform(.1, 1e4, (clips, 1)), np.float64(t) * 1e-3))
+    assert np.allclose(contrast(c).sum(1), 0)
+
+
+def test_stages_of_the_model(model):
+    item = Made_up(".")[3]
+    model.train()
+    features, maps = stage_features(model, item), stage_heatmaps(model, (item["video"], item["text"]))
+    assert model.training and tuple(maps) == STAGES and all(m.shape == (3, CLIPS) for m in maps.values())
+    video, text = (torch.tensor(item[k])[None] for k in ("video", "text"))
+    mask, text_mask = torch.ones(1, CLIPS, dtype=bool), torch.ones(1, 3, dtype=bool)
+    with torch.no_grad(): traced = model.eval().trace(append_tef(video, mask), mask, text, text_mask)
+    for stage in STAGES:
+        assert np.allclose(features[stage][0], traced[stage].video[0]) and np.allclose(features[stage][1], traced[stage].text[0])
+        assert np.allclose(maps[stage], torch.cosine_similarity(traced[stage].text[0][:, None], traced[stage].video[0][None], dim=-1),
+                           atol=1e-5)
+
+
+@pytest.mark.parametrize("clips,words,stages,columns", [(1, 1, 1, 1), (75, 13, 3, 1), (20, 32, 5, 3), (8, 2, 2, 2)])
+def test_heatmap_figure(clips, words, stages, columns):
+    rng = np.random.default_rng(0)
+    maps = {s: rng.uniform(-1, 1, (words, clips)) for s in STAGES[:stages]}
+    saliency = rng.integers(0, 12, clips)
+    fig = heatmap_figure(maps, ["the"] * words, SECONDS, saliency, [[0, 4], [6, 8]], columns=columns)
+    heat = [t for t in fig.data if isinstance(t, go.Heatmap)]
+    assert all(np.allclose(t.z, m) and t.coloraxis == "coloraxis" for t, m in zip(heat, maps.values(), strict=True))
+    assert [k for k in fig.layout.to_plotly_json() if k.startswith("coloraxis")] == ["coloraxis"]
+    green = [t for t in fig.data if isinstance(t, go.Scatter) and t.line.color == TRUTH]
+    assert len(green) == stages and all((t.y[:-1] == saliency).all() and (t.x0, t.dx) == (0, SECONDS) for t in green)
+    assert all(t.x0 == SECONDS / 2 and t.dx == SECONDS for t in heat) and len(fig.layout.shapes) == stages * 2
+
+
+def test_timeline_without_anything():
+    for windows, predicted, saliency, frames in [([], [], None, None), ([[0, 4]], [], None, None), ([], [[1, 1, .5]], np.zeros(2), None),
+                                                 ([[0, 4]], [[0, 4, 1.]], None, [np.zeros((9, 16, 3), np.uint8)])]:
+        fig = timeline_figure(4.0, 2.0, windows, predicted, saliency, saliency, frames)
+        assert len(fig.layout.images) == (1 if frames else 0) and json.loads(fig.to_json())
+
+
+def test_word_labels_never_lie():
+    item = dict(query="a dog, running", text=np.zeros((4, 2)))
+    assert word_labels(item) == ["a", "dog", ",", "running"] and word_labels(dict(item, text=np.zeros((7, 2))))[0] == "token 1"
+
+
+def test_examples_are_taken_by_rank(run):
+    folder, data = run
+    predictions = [json.loads(line) for line in (folder / "predictions_val.jsonl").read_text().splitlines()]
+    rows = per_query_rows(predictions[1:], data.annotations)
+    chosen = dict(choose_examples(rows))
+    assert len(rows) == 9 and list(chosen) == ["best", "upper quarter", "median", "lower quarter", "worst"]
+    ious = sorted(r["iou"] for r in rows)
+    assert (chosen["best"]["iou"], chosen["median"]["iou"], chosen["worst"]["iou"]) == (ious[-1], ious[4], ious[0])
+
+
+def test_report_is_one_safe_file(run, model, tmp_path):
+    folder, data = run
+    page = write_report(tmp_path / "report.html", folder, data, model,
+                        floors=[{"name": "a <i>floor</i>", "MR-full-mAP": 9.}]).read_text(encoding="utf-8")
+    own = page.replace(get_plotlyjs(), "")
+    assert len(page) - len(own) == len(get_plotlyjs()) and page.count("plotly.js v") == 1
+    assert not re.search(r'(src|href)="(?!#)', own) and "http" not in re.sub(r"http://www.w3.org\S*", "", own)
+    assert "<img" not in own and "<i>floor" not in own and "<b>up" not in own and own.count("</script>") == own.count("<script")
+    assert "&lt;/script&gt;" in own and len(own) < 400_000
+
+
+def test_failed_report_keeps_the_old_one(run, model, tmp_path):
+    folder, data = run
+    path = tmp_path / "report.html"
+    path.write_text("earlier")
+    (folder / "metrics_val.json").write_text('{"brief": ')
+    with pytest.raises(InputError, match="metrics_val.json"): write_report(path, folder, data, model)
+    assert path.read_text() == "earlier" and not list(tmp_path.glob(".*tmp"))
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the report with")
+def test_report_draws_in_a_browser(run, model, tmp_path):
+    folder, data = run
+    video = pytest.importorskip("videolights.video")
+    pytest.importorskip("av")
+    frames = (np.full((32, 48, 3), 4 * i, np.uint8) for i in range(60))
+    video.write_video(tmp_path / "videos" / "v0.mp4", frames, 1)
+    path = write_report(tmp_path / "report.html", folder, data, model)
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --disable-background-networking"
+    dom = subprocess.run(["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000",
+                          "--dump-dom", str(path)],
+                         capture_output=True, text=True, timeout=120).stdout
+    drawn = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
+    assert "<title>VideoLights on made &lt;b&gt;up&lt;/b&gt;</title>" in drawn
+    assert drawn.count("js-plotly-plot") == 2 + 1 + 2 * 5 and drawn.count('class="hm"') == 5 * 3 * 2
+    assert drawn.count("data:image/jpeg") == 10

@@ -1,0 +1,103 @@
+"What keeps the house in order: settings, notebook order and size, lazy imports."
+import ast
+import configparser
+import json
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from conftest import ROOT
+
+import videolights as vl
+
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
+ROOMS = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
+name = lambda path: str(path.relative_to(ROOT / "nbs"))
+
+
+def cells(path, kind): return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def exported_module(path):
+    "Dotted name of the module that a notebook exports."
+    found = re.findall(r"^#\| default_exp (\S+)", "\n".join(cells(path, "code")), re.M)
+    assert len(found) == 1, f"{name(path)} should name one module to export"
+    return f"videolights.{found[0]}"
+
+
+def test_settings_agree():
+    project, settings = tomllib.loads((ROOT / "pyproject.toml").read_text()), configparser.ConfigParser()
+    settings.read(ROOT / "settings.ini")
+    facts, nbdev = dict(settings["DEFAULT"]), project["tool"]["nbdev"]
+    expected = {key: str(value) for key, value in nbdev.items() if key != "update_pyproject"}
+    about = project["project"]
+    expected |= dict(lib_name=about["name"], version=vl.__version__, min_python=about["requires-python"].removeprefix(">="), license=about["license"],
+                     author=about["authors"][0]["name"], description=about["description"], keywords=", ".join(about["keywords"]))
+    assert {k: v.lower() for k, v in facts.items()} == {k: v.lower() for k, v in expected.items()}
+    assert f"version: {vl.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+def test_notebook_is_small_and_introduced(path):
+    assert path.stat().st_size <= 500_000
+    notebook = json.loads(path.read_text())
+    assert "widgets" not in notebook["metadata"]
+    first = notebook["cells"][0]
+    text = "".join(first["source"])
+    assert first["cell_type"] == "markdown" and text.startswith("# ") and "\n> " in text
+
+
+def test_numeric_order_is_dependency_order():
+    modules = {exported_module(p): p.name for p in ROOMS}
+    assert len(modules) == len(ROOMS), "two notebooks export to one module"
+    wrong = []
+    for path in ROOMS:
+        source = "\n".join(re.sub(r"^\s*[%!].*", "", cell, flags=re.M) for cell in cells(path, "code"))
+        for node in ast.walk(ast.parse(source)):
+            froms = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for imported in froms + ([a.name for a in node.names] if isinstance(node, ast.Import) else []):
+                if modules.get(imported, "")[:2] > path.name[:2]: wrong.append(f"{path.name} imports {imported} of {modules[imported]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_has_a_notebook():
+    hand_written = {"__init__.py", "__main__.py", "_modidx.py"}
+    files = {p for p in (ROOT / "videolights").rglob("*.py") if p.name not in hand_written}
+    assert files == {ROOT / f"{exported_module(p).replace('.', '/')}.py" for p in ROOMS}
+
+
+def test_readme_maps_the_house():
+    readme = (ROOT / "README.md").read_text()
+    assert not [name(p) for p in ROOMS if f"(nbs/{name(p)})" not in readme], "these notebooks are missing in the README's map (nbs/index.ipynb)"
+    links = [link for link in re.findall(r"\]\(([^)#:]+)\)", readme)]
+    assert not [link for link in links if not (ROOT / link).exists()], "these links of the README lead nowhere"
+    for block in re.findall(r"```python\n(.*?)```", readme, re.S): compile(block, "README.md", "exec")
+
+
+def fresh(code):
+    "Run code in a fresh interpreter; its output."
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
+
+def test_import_is_light():
+    heavy = "[m for m in ('torch', 'onnxruntime', 'onnx', 'scipy', 'plotly', 'av', 'transformers') if m in sys.modules]"
+    assert fresh(f"import sys, videolights as vl; vl.Config; vl.ModelConfig; print({heavy})") == "[]"
+    assert fresh(f"import sys, videolights.cli as c; c.main(['--version']); print({heavy})").endswith("[]")
+    assert "torch" not in fresh(f"import sys, videolights.runtime, videolights.data.features, videolights.evaluation.reports; print({heavy})")
+
+
+def test_public_names_resolve():
+    for public in vl.__all__: assert getattr(vl, public).__doc__, f"vl.{public} needs a docstring"
+    assert set(vl.__all__) <= set(dir(vl))
+    with pytest.raises(AttributeError): vl.Nothing
+
+
+def test_ci_runs_make_test():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_shipped_bundles_are_small():
+    for bundle in (p for p in (ROOT / "exported").glob("*") if p.is_dir()):
+        assert sum(f.stat().st_size for f in bundle.rglob("*") if f.is_file()) < 5_000_000, f"{bundle} is too large to ship"

@@ -1,0 +1,163 @@
+"""The runtime: without torch, honest about where it runs, and strict about what it opens and reads."""
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from tiny_bundle import tiny_bundle
+from videolights.config import InputError
+from videolights.data.batches import append_tef
+from videolights.data.features import l2_normalize
+from videolights.encoders.protocol import encode_file, get_encoder
+from videolights.evaluation.predictions import foreground, windows_from_spans
+from videolights.runtime import Runtime
+from videolights.video import write_video
+
+
+@pytest.fixture(scope="module")
+def bundle(): return tiny_bundle()[1]
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle): return Runtime.load(bundle, providers="cpu", threads=1)
+
+
+@pytest.fixture
+def copy(bundle, tmp_path): return shutil.copytree(bundle, tmp_path / "copy")
+
+
+def pairs(count, seed=0):
+    "Videos and texts of different lengths."
+    rng = np.random.default_rng(seed)
+    rows = lambda n, dim: l2_normalize(rng.standard_normal((n, dim)))
+    return [rows(n, 96) for n in rng.integers(1, 60, count)], [rows(n, 64) for n in rng.integers(1, 12, count)]
+
+
+def fresh(code): subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_import_needs_no_torch(): fresh("import sys, videolights.runtime; assert 'torch' not in sys.modules")
+
+
+def test_prediction_needs_no_torch(bundle):
+    fresh("import sys; sys.modules['torch'] = None\n"
+          "import numpy as np; from videolights.runtime import Runtime\n"
+          f"prediction = Runtime.load({str(bundle)!r}).predict(np.ones((5, 96)), np.ones((3, 64)))\n"
+          "assert prediction.windows.shape == (10, 3) and prediction.saliency.shape == (5,)")
+
+
+def test_answers_are_torchs(runtime):
+    model, (videos, texts) = tiny_bundle()[0], pairs(6)
+    was_training = model.training
+    model.eval()
+    for video, text in zip(videos, texts):
+        mask, words = torch.ones(1, len(video), dtype=torch.bool), torch.ones(1, len(text), dtype=torch.bool)
+        with torch.no_grad(): out = model(append_tef(torch.from_numpy(video)[None], mask), mask, torch.from_numpy(text)[None], words)
+        found = runtime.predict(video, text)
+        expected = windows_from_spans(out.spans[0].numpy(), foreground(out.logits[0].numpy()), 2 * len(video))
+        assert np.abs(found.windows[:, 2] - expected[:, 2]).max() < 1e-4 and np.abs(found.saliency - out.saliency[0].numpy()).max() < 1e-4
+        assert np.abs(np.sort(found.windows[:, :2], 0) - np.sort(expected[:, :2], 0)).max() < 1e-4 * 2 * len(video)
+    model.train(was_training)
+
+
+def test_batch_equals_singles(runtime):
+    videos, texts = pairs(9)
+    together = runtime.predict_batch(videos, texts, batch_size=4)
+    for a, video, text in zip(together, videos, texts):
+        b = runtime.predict(video, text)
+        assert np.abs(a.windows[:, 2] - b.windows[:, 2]).max() < 1e-5 and np.allclose(a.saliency, b.saliency, atol=1e-5)
+        assert np.abs(np.sort(a.windows[:, :2], 0) - np.sort(b.windows[:, :2], 0)).max() < 1e-3
+
+
+def test_predictions_are_sorted_inside_the_video_and_json_ready(runtime):
+    (video,), (text,) = pairs(1)
+    prediction = runtime.predict(video, text, qid=7, query="a dog", vid="beach", whole_clips=True, nms_threshold=.5)
+    assert (np.diff(prediction.windows[:, 2]) <= 0).all() and (prediction.windows[:, :2] % 2 == 0).all() and len(prediction.windows) <= 10
+    assert prediction.windows[:, :2].min() >= 0 and prediction.windows[:, 1].max() <= 2 * len(video)
+    row = json.loads(json.dumps(prediction.to_dict()))
+    assert list(row) == ["qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"]
+    assert len(row["pred_saliency_scores"]) == len(video)
+    assert prediction.unit_saliency.min() == 0 and prediction.unit_saliency.max() == 1 and prediction.top_clips(3)[0, 2] == 1
+
+
+def test_video_file(runtime, tmp_path):
+    frames = [np.full((48, 64, 3), [250, 10 * (i // 10), 0], np.uint8) for i in range(73)]   # 7.3 s: the fourth clip is cut short
+    path = write_video(tmp_path / "ramp.mp4", frames, 10)
+    first, second = runtime.predict_video(path, ["a red square", "it turns yellow"])
+    encoder = get_encoder("builtin")
+    video, text = runtime.prepare_video(dict(builtin=encode_file(encoder, path, 2.0))), runtime.prepare_text(
+        dict(builtin_text=encoder.encode_text(["it turns yellow"])[0]))
+    alone = runtime.predict(video, text)
+    assert (first.query, first.vid, second.query) == ("a red square", "ramp", "it turns yellow")
+    assert np.allclose(second.saliency, alone.saliency, atol=1e-5)
+    assert second.windows[:, 1].max() <= second.duration_s <= 7.4 < alone.duration_s
+    assert len(runtime.predict_video(path, " ".join(["word"] * 90))) == 1   # cut to the contract's words
+    for bad, query in ((tmp_path / "none.mp4", "a dog"), (path, ""), (path, "?!")):
+        with pytest.raises(InputError): runtime.predict_video(bad, query)
+
+
+CLIPS, WORDS = np.ones((4, 96)), np.ones((2, 64))
+
+
+@pytest.mark.parametrize("video, text, message", [
+    (np.ones((4, 95)), WORDS, "95 columns, the contract says 96 .builtin 96."), (CLIPS, np.ones((2, 300)), "300 columns"),
+    (np.ones((0, 96)), WORDS, "no rows"), (CLIPS, np.ones((0, 64)), "no rows"), (np.ones(96), WORDS, "shape"),
+    (CLIPS * np.nan, WORDS, "NaN"), (CLIPS, WORDS * np.inf, "infinite"), (CLIPS, np.ones((33, 64)), "33 words"),
+    (np.array([["a"]]), WORDS, "numbers"), ([[1], [2, 3]], WORDS, "rows differ")])
+def test_bad_features_are_one_line(runtime, video, text, message):
+    with pytest.raises(InputError, match=message) as e: runtime.predict(video, text)
+    assert "\n" not in str(e.value)
+
+
+def cut(folder, name, size): (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def edit(folder, **changes):
+    path = folder / "contract.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda f: cut(f, "model.onnx", 1000), "model.onnx: is cut short or altered"),
+    (lambda f: cut(f, "config.json", 10), "config.json: is cut short"),
+    (lambda f: cut(f, "contract.json", 50), "contract.json: not valid JSON"),
+    (lambda f: cut(f, "contract.json", 0), "contract.json: not valid JSON"),
+    (lambda f: (f / "model.onnx").unlink(), "model.onnx: no such file"),
+    (lambda f: (f / "contract.json").unlink(), "is not a bundle"),
+    (lambda f: (f / "contract.json").write_text("[]"), "no bundle's contract"),
+    (lambda f: edit(f, bundle_version=99), "upgrade videolights"),
+    (lambda f: edit(f, clip_seconds=1.0), "does not belong to model.onnx"),
+    (lambda f: edit(f, sources=[]), "add up to 0"), (lambda f: edit(f, sources=[1]), "'sources' needs"),
+    (lambda f: edit(f, files={}), "lists no model.onnx"), (lambda f: edit(f, files="model.onnx"), "lists no model.onnx"),
+    (lambda f: shutil.rmtree(f), "no such folder")])
+def test_a_damaged_bundle_is_refused(copy, damage, message):
+    damage(copy)
+    with pytest.raises(InputError, match=message) as e: Runtime.load(copy)
+    assert "\n" not in str(e.value)
+
+
+def test_a_graph_that_is_no_graph_is_refused(copy):
+    from videolights.bundle import sha256
+    (copy / "model.onnx").write_bytes(b"no graph")
+    edit(copy, files={**json.loads((copy / "contract.json").read_text())["files"], "model.onnx": sha256(copy / "model.onnx")})
+    with pytest.raises(InputError, match="model.onnx: cannot be loaded"): Runtime.load(copy)
+
+
+def test_providers_tell_the_truth(bundle, runtime, capfd):
+    assert runtime.providers == runtime.session.get_providers() == ["CPUExecutionProvider"]
+    try: found = Runtime.load(bundle, providers="cuda").providers
+    except InputError as e:
+        assert "CUDAExecutionProvider: cannot be used" in str(e) and "\n" not in str(e)
+        with pytest.warns(UserWarning, match="running on the CPU instead"):
+            assert Runtime.load(bundle, providers="cuda", allow_fallback=True).providers == ["CPUExecutionProvider"]
+        assert capfd.readouterr() == ("", "")
+    else: assert found[0] == "CUDAExecutionProvider"
+
+
+def test_a_missing_onnxruntime_is_told(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r'pip install "videolights\[runtime\]"'): Runtime.load(bundle)
