@@ -12,8 +12,8 @@ _ROOMS = {
     "evaluation.reports": ["evaluate"],
     "export": ["export_onnx"],
     "losses.objective": ["Objective"],
-    "model.videolights": ["VideoLights", "load"],
-    "runtime": ["Runtime"],
+    "model.videolights": ["Output", "VideoLights", "load"],
+    "runtime": ["Prediction", "Runtime"],
     "training": ["train"],
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names}

@@ -353,6 +353,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'videolights/evaluation/moments.py')},
             'videolights.evaluation.predictions': { 'videolights.evaluation.predictions.foreground': ( 'evaluation.predictions.html#foreground',
                                                                                                        'videolights/evaluation/predictions.py'),
+                                                    'videolights.evaluation.predictions.on_whole_clips': ( 'evaluation.predictions.html#on_whole_clips',
+                                                                                                           'videolights/evaluation/predictions.py'),
                                                     'videolights.evaluation.predictions.round_to_clips': ( 'evaluation.predictions.html#round_to_clips',
                                                                                                            'videolights/evaluation/predictions.py'),
                                                     'videolights.evaluation.predictions.to_prediction_row': ( 'evaluation.predictions.html#to_prediction_row',

@@ -192,6 +192,7 @@ class LossConfig:
     span: float = 10.0               # L1 of (centre, width)
     giou: float = 1.0                # 1 − generalised IoU
     label: float = 4.0               # cross-entropy foreground / background
+    match_label: float = 4.0         # cost of a slot's foreground probability in the matching (span and giou count there as above)
     background: float = 0.1          # class weight of the background
     saliency: float = 1.0            # λ_sal, multiplies the highlight terms below
     rank: float = 1.0                # hinge on pairs of clips
@@ -226,6 +227,7 @@ class TrainConfig:
     precision: str = "no"            # accelerate's mixed precision: "no", "bf16" or "fp16"
     train_split: str = "train"
     eval_split: str = "val"
+    ema: float = 0.0                 # evaluate and keep an exponential moving average of the weights with this decay per step; 0 keeps the weights themselves
     eval_every: int = 1              # epochs between evaluations
     select: str = "auto"             # metric that picks the best checkpoint; "auto" takes the protocol's own (see training)
     patience: int = 0                # stop after this many evaluations without a better one; 0 never stops early
@@ -235,6 +237,7 @@ class TrainConfig:
     def __post_init__(self):
         _one_of("schedule", self.schedule, ("constant", "step", "cosine"))
         _one_of("precision", self.precision, ("no", "bf16", "fp16"))
+        if not 0 <= self.ema < 1: raise InputError(f"ema is {self.ema}; it must be at least 0 and below 1")
         for name in ("epochs", "batch_size", "eval_every"):
             if getattr(self, name) < 1: raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 

@@ -20,7 +20,7 @@ from .bundle import CONTRACT, MODEL, graph_metadata, open_bundle, sources_of
 from .config import InputError
 from .data.features import l2_normalize
 from .encoders.protocol import encode_file, get_encoder
-from .evaluation.predictions import to_prediction_row, unit_saliency, windows_from_spans
+from .evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
 from .video import probe
 
 # %% ../nbs/71_runtime.ipynb #3b493fd9
@@ -225,7 +225,7 @@ def predict_batch(
     texts,                # list of (N, text_dim), one per video
     identities=None,      # one dictionary per pair with what is known of qid, query, vid
     durations_s=None,     # true length of each video in seconds where it is not clips times clip_seconds
-    whole_clips=False,    # round windows to whole clips
+    whole_clips=None,     # round windows to whole clips; None does as the contract's protocol is scored
     nms_threshold=0.0,    # drop windows that overlap a better one by more than this IoU; 0 keeps all
     batch_size=32,        # pairs that go through the graph at once
 ):                        # list of Predictions
@@ -235,6 +235,7 @@ def predict_batch(
     for i in range(0, len(videos), batch_size):
         inputs = dict(zip(_INPUTS, (*pad(videos[i:i + batch_size]), *pad(texts[i:i + batch_size]))))
         answers += zip(*self.session.run(list(_OUTPUTS), inputs))
+    if whole_clips is None: whole_clips = on_whole_clips(self.contract["protocol"])
     identities, durations_s = identities or [{}] * len(answers), durations_s or [np.inf] * len(answers)
     predictions = []
     for video, (spans, scores, saliency), identity, limit_s in zip(videos, answers, identities, durations_s):

@@ -25,6 +25,7 @@ from accelerate.utils import set_seed
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
@@ -32,7 +33,7 @@ from tqdm.auto import tqdm
 from .config import Config, DataConfig, InputError, TrainConfig
 from .data.batches import LengthBatches, collate
 from .data.features import Dataset
-from .evaluation.predictions import foreground, to_prediction_row, windows_from_spans
+from .evaluation.predictions import foreground, on_whole_clips, to_prediction_row, windows_from_spans
 from .evaluation.reports import evaluate
 from .files import atomic_path, read_json, settle, write_json, write_jsonl, write_text
 from .losses.objective import Objective
@@ -79,7 +80,7 @@ def predict(
         spans, scores, saliency = out.spans.float().cpu().numpy(), foreground(out.logits.float().cpu().numpy()), out.saliency.float().cpu().numpy()
         for i, item, span, score, curve in zip(chosen, batch.items, spans, scores, saliency):
             clips = len(item["video"])
-            windows = windows_from_spans(span, score, clips * data.clip_seconds, data.clip_seconds if data.protocol == "qvhighlights" else None, nms)
+            windows = windows_from_spans(span, score, clips * data.clip_seconds, data.clip_seconds if on_whole_clips(data.protocol) else None, nms)
             rows[i] = to_prediction_row(windows, curve[:clips], qid=item["qid"], query=item["query"], vid=item["vid"])
     model.train(was_training)
     return [rows[i] for i in range(len(order))]
@@ -143,18 +144,20 @@ def save_checkpoint(
         for file in temporary.iterdir(): file.chmod(0o644)     # safetensors writes files that only their owner may read
 
 # %% ../nbs/60_training.ipynb #3513ea8d
-def training_tensors(optimizer) -> dict:
-    "Optimiser moments and random state as named tensors."
+def training_tensors(optimizer, average=None) -> dict:
+    "Optimiser moments, random state and averaged weights as named tensors."
     moments = {f"optimizer.{i}.{k}": v.contiguous() for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
     cuda = {"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
-    return moments | {"random.cpu": torch.get_rng_state()} | cuda
+    averaged = {f"average.{k}": v.contiguous() for k, v in average.state_dict().items()} if average else {}
+    return moments | averaged | {"random.cpu": torch.get_rng_state()} | cuda
 
 
 def restore_training(
-    folder,     # a `last` checkpoint
-    optimizer,  # takes the saved moments
-) -> dict:      # the saved progress
-    "Load optimiser and random state."
+    folder,        # a `last` checkpoint
+    optimizer,     # takes the saved moments
+    average=None,  # takes the saved averaged weights
+) -> dict:         # the saved progress
+    "Load optimiser, random state and averaged weights."
     path = Path(folder, "training.safetensors")
     try:
         with safe_open(path, "pt") as f: progress, tensors = json.loads(f.metadata()["progress"]), {k: f.get_tensor(k) for k in f.keys()}
@@ -165,6 +168,7 @@ def restore_training(
             _, i, name = key.split(".", 2)
             state["state"].setdefault(int(i), {})[name] = value
     optimizer.load_state_dict(state)
+    if average: average.load_state_dict({k.removeprefix("average."): v for k, v in tensors.items() if k.startswith("average.")})
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["random.cuda"])
     return progress
@@ -195,6 +199,8 @@ class Run:
         self.model = VideoLights(config.model)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
         self.trainee, self.optimizer = self.accelerator.prepare(Trainee(self.model, Objective(config.loss)), optimizer)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(t.ema)) if t.ema else None
+        self.judged = self.average.module if self.average else self.model       # the weights that are evaluated and kept as best
         self.rows, self.best, self.best_epoch, self.steps = [], -math.inf, 0, len(self.sampler)
 
     def _share(self):
@@ -218,13 +224,14 @@ class Run:
             self.accelerator.backward(terms["total"])
             self.accelerator.clip_grad_norm_(self.trainee.parameters(), t.clip_norm)
             self.optimizer.step(); self.optimizer.zero_grad()
+            if self.average: self.average.update_parameters(self.model)
             for k, v in terms.items(): sums[k] = sums.get(k, 0.0) + v.item()
             bar.update(); bar.set_postfix(epoch=epoch + 1, loss=f"{terms['total'].item():.2f}", best=f"{self.best:.2f}", refresh=False)
         return {f"loss_{k}": v / self.steps for k, v in sums.items()}
 
     def score(self) -> tuple[list[dict], dict]:
         "Predictions and metrics on the evaluation split."
-        rows = predict(self.model, self.eval_set, self.data, nms=self.config.train.nms)
+        rows = predict(self.judged, self.eval_set, self.data, nms=self.config.train.nms)
         return rows, evaluate(rows, self.eval_set.annotations, self.data.protocol, self.data.clip_seconds)
 
     def keep(self, epoch: int, rows, metrics):
@@ -232,20 +239,20 @@ class Run:
         score = selection_score(metrics["brief"], self.data.protocol, self.config.train.select)
         if score <= self.best: return
         self.best, self.best_epoch, split = score, epoch, self.config.train.eval_split
-        save_checkpoint(self.out / "best", self.model, self.data.contract())
+        save_checkpoint(self.out / "best", self.judged, self.data.contract())
         write_jsonl(self.out / f"predictions_{split}.jsonl", rows)
         write_json(self.out / f"metrics_{split}.json", {"epoch": epoch + 1, **metrics})
 
     def save_last(self, epoch: int):
         "Save all that resuming needs."
         progress = dict(epoch=epoch, best=self.best if self.rows and self.best > -math.inf else None, best_epoch=self.best_epoch, rows=self.rows)
-        save_checkpoint(self.out / "last", self.model, self.data.contract(), training_tensors(self.optimizer), progress)
+        save_checkpoint(self.out / "last", self.model, self.data.contract(), training_tensors(self.optimizer, self.average), progress)
         write_log(self.out / "log.csv", self.rows)
 
     def resume(self) -> int:
         "Take up the last checkpoint; returns the next epoch."
         self.model.load_state_dict(load(self.out / "last").state_dict())
-        progress = restore_training(self.out / "last", self.optimizer)
+        progress = restore_training(self.out / "last", self.optimizer, self.average)
         self.rows, self.best_epoch = progress["rows"], progress["best_epoch"]
         self.best = -math.inf if progress["best"] is None else progress["best"]
         return progress["epoch"] + 1
@@ -299,7 +306,7 @@ def train(
                 if progress: bar.write(epoch_line(row, run.data.protocol, run.best_epoch == epoch))
             stale = main and t.patience and run.eval_set is not None and epoch - run.best_epoch >= t.patience * t.eval_every
             if run.accelerator.reduce(torch.tensor(float(stale), device=run.accelerator.device)) > 0: break
-    if main and not (out / "best").exists(): save_checkpoint(out / "best", run.model, run.data.contract())
+    if main and not (out / "best").exists(): save_checkpoint(out / "best", run.judged, run.data.contract())
     if board: board.close()
     return out
 

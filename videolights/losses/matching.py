@@ -27,7 +27,7 @@ def matching_cost(
     predicted, true = spans[..., :, None, :], targets[:, None]
     distance = (predicted - true).abs().sum(-1)
     overlap = generalized_iou(span_to_window(predicted), span_to_window(true))
-    return weights.span * distance - weights.giou * overlap - weights.label * logits.softmax(-1)[..., :1]
+    return weights.span * distance - weights.giou * overlap - weights.match_label * logits.softmax(-1)[..., :1]
 
 # %% ../../nbs/40_losses.matching.ipynb #621b362f
 class Match(NamedTuple):
