@@ -607,8 +607,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'videolights/model/decoder.py'),
                                            'videolights.model.decoder.anchor_features': ( 'model.decoder.html#anchor_features',
                                                                                           'videolights/model/decoder.py'),
-                                           'videolights.model.decoder.first_anchors': ( 'model.decoder.html#first_anchors',
-                                                                                        'videolights/model/decoder.py'),
                                            'videolights.model.decoder.inverse_sigmoid': ( 'model.decoder.html#inverse_sigmoid',
                                                                                           'videolights/model/decoder.py')},
             'videolights.model.encoder': { 'videolights.model.encoder.Encoder': ( 'model.encoder.html#encoder',

@@ -214,7 +214,7 @@ def demo_config(
 ):            # a Config
     "The recipe of the demo."
     return Config(data=str(Path(data).resolve()) if data else "", model=ModelConfig.preset("toyworld"),
-                  train=TrainConfig(epochs=50, batch_size=32, lr=1e-3, schedule="cosine"))
+                  train=TrainConfig(epochs=40, batch_size=32, lr=1e-3, schedule="cosine"))
 
 # %% ../nbs/90_cli.ipynb #0be30432
 class Steps:

@@ -282,7 +282,7 @@ PRESETS = {
     "videolights": dict(video_dim=2304 + 512, text_dim=512),                  # SlowFast + CLIP
     "videolights-b": dict(video_dim=2304 + 512 + 768, text_dim=512 + 768),    # and BLIP-2
     "tvsum-i3d": dict(video_dim=2048, text_dim=512),                          # I3D rgb + flow
-    "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=256, encoder_layers=2, decoder_layers=2, input_dropout=0.1),
+    "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=192, encoder_layers=2, decoder_layers=2, input_dropout=0.1),
 }
 
 
