@@ -6,7 +6,6 @@
 __all__ = ['query_text_loss', 'video_text_loss']
 
 # %% ../../nbs/43_losses.alignment.ipynb #17ee5c68
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 

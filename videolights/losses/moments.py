@@ -8,7 +8,6 @@ __all__ = ['masked_mean', 'span_losses', 'label_loss']
 # %% ../../nbs/41_losses.moments.ipynb #0428b498
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .matching import Match
 from ..spans import generalized_iou, span_to_window

@@ -6,7 +6,6 @@
 __all__ = ['term_weights', 'moment_terms', 'highlight_terms', 'Objective']
 
 # %% ../../nbs/44_losses.objective.ipynb #94b8d91e
-import torch
 from torch import Tensor, nn
 
 from ..config import LossConfig

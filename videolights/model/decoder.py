@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .attention import MLP, FeedForward, attend, sine_features, split_heads
 from .fusion import Residual

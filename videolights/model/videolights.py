@@ -6,7 +6,6 @@
 __all__ = ['Output', 'Stage', 'TrainingOutput', 'VideoLights', 'load']
 
 # %% ../../nbs/36_model.videolights.ipynb #3b5c8bdb
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
