@@ -12,6 +12,7 @@ _ROOMS = {
     "evaluation.reports": ["evaluate"],
     "export": ["export_onnx"],
     "losses.objective": ["Objective"],
+    "model.released": ["load_released"],
     "model.videolights": ["Output", "VideoLights", "load"],
     "runtime": ["Prediction", "Runtime"],
     "training": ["train"],

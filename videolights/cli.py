@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'chain', 'disk_is_full', 'explain', 'data_check', 'data_pack', 'toyworld', 'parse_changes', 'train',
-           'predict_run', 'score_run', 'score_file', 'evaluate', 'export', 'metrics_of', 'predict', 'clock', 'describe',
-           'report', 'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report', 'farewell', 'Parser',
-           'add_verb', 'build_parser', 'positive', 'add_data_verbs', 'add_training_verbs', 'add_using_verbs', 'main',
-           'resume_command']
+           'predict_run', 'score_run', 'score_file', 'evaluate', 'export', 'convert', 'metrics_of', 'predict', 'clock',
+           'describe', 'report', 'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report',
+           'farewell', 'Parser', 'add_verb', 'build_parser', 'positive', 'add_data_verbs', 'add_training_verbs',
+           'add_using_verbs', 'main', 'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import argparse
@@ -165,6 +165,18 @@ def export(args):
     parity = read_json(folder / "parity.json")
     print(f"bundle: {folder} ({sum(f.stat().st_size for f in folder.iterdir()) / 2**20:.1f} MiB)")
     print(f"parity: within {parity['worst']:.1e} of PyTorch over {len(parity['cases'])} shapes and paddings")
+
+
+def convert(args):
+    "Turn a released checkpoint into a checkpoint folder of ours."
+    from videolights.model.released import convert as write
+    out = Path(args.out or Path(args.checkpoint).stem)
+    model = write(args.checkpoint, out)
+    c = model.config
+    print(f"checkpoint: {out} (video {c.video_dim}, text {c.text_dim}, {c.fusion_layers} Bi-CMF, {c.encoder_layers} encoder, {c.decoder_layers} decoder layers)")
+    print("sources:    " + ", ".join(f"{s['name']} {s['dim']} ({s['kind']})" for s in model.contract["sources"]) + " (read off the widths: check them)")
+    if model.unused: print(f"left out:   {len(model.unused)} parameters that the release carries and never uses: {', '.join(model.unused)}")
+    print(f"next:       videolights export {out} --out exported/{out.name}")
 
 
 def metrics_of(run):
@@ -364,7 +376,11 @@ def add_training_verbs(verbs):
 
 # %% ../nbs/90_cli.ipynb #c077d327
 def add_using_verbs(verbs):
-    "export, predict, report, demo"
+    "convert, export, predict, report, demo"
+    old = add_verb(verbs, "convert", convert, "turn a checkpoint of the authors' release into a checkpoint folder; nothing in the file is executed",
+                   ["videolights convert model_best.ckpt --out checkpoints/qvhighlights_released"])
+    old.add_argument("checkpoint", metavar="CKPT", help="a released checkpoint (a pickle)")
+    old.add_argument("--out", metavar="DIR", help="folder to write (default: the file's name without its ending)")
     bundle = add_verb(verbs, "export", export, "export a run's best checkpoint to an ONNX bundle",
                       ["videolights export runs/qvhighlights --out exported/qvhighlights"])
     bundle.add_argument("run_folder", metavar="RUN", help="a run folder, or a checkpoint folder inside it")

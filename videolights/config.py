@@ -164,14 +164,19 @@ class ModelConfig:
     projection: str = "conv"         # "conv" (FFCNN) or "linear" (the ablation without convolution)
     kernel: int = 3                  # clips seen by a convolution of the projection
     projection_layers: int = 2       # blocks of the projection
+    last_relu: bool = True           # ReLU on the last block too; the release has it on the earlier ones alone
     refinement: str = "paper"        # FRA: "paper", "released" (its correspondence is a constant) or "none"
     correspondence: str = "attended" # V_Q in FRA: "attended" softmax(V_Q)·T, any length; "padded" V_Q itself, padded to max_words
-    fusion: str = "bi"               # "bi" (Bi-CMF), "uni" (text to video alone, as in QD-DETR) or "none"
+    refine_negatives: bool = True    # refine the clips of a mismatched pair with the mismatched query; the release keeps their own
+    fusion: str = "bi"               # "bi" (Bi-CMF), "released" (Bi-CMF as released), "uni" (text to video alone, as in QD-DETR) or "none"
     fusion_layers: int = 1           # Bi-CMF layers (Fig. 7)
+    fusion_residual: bool = True     # residual around the feed-forward of "bi"; the release has none
+    fusion_self: bool = True         # self-attention over the fused clips ends each "bi" layer; the release has none
     encoder_layers: int = 3          # self-attention over clips and the global token
     decoder_layers: int = 3
     slots: int = 10                  # moment queries Q
     feedback: bool = True            # Uni-JFM's GRU; training only
+    feedback_padding: bool = False   # the GRU runs on over zeros to the end of the batch's longest video, as released
     align_dim: int = 64              # width of the space that aligns queries and words
     dropout: float = 0.1
     input_dropout: float = 0.5       # dropout on the features before each projection block
@@ -181,7 +186,7 @@ class ModelConfig:
         _one_of("projection", self.projection, ("conv", "linear"))
         _one_of("refinement", self.refinement, ("paper", "released", "none"))
         _one_of("correspondence", self.correspondence, ("attended", "padded"))
-        _one_of("fusion", self.fusion, ("bi", "uni", "none"))
+        _one_of("fusion", self.fusion, ("bi", "released", "uni", "none"))
         if self.dim % self.heads or self.dim % 4: raise InputError(f"dim is {self.dim}; it must be a multiple of 4 and of heads ({self.heads})")
         if self.kernel % 2 == 0: raise InputError(f"kernel is {self.kernel}; it must be odd, so that a clip sits in its middle")
 
@@ -189,6 +194,8 @@ class ModelConfig:
 @dataclass(frozen=True)
 class LossConfig:
     "Weight of every loss term; 0 removes it."
+    form: str = "paper"              # "paper": means over real clips, blind to padding; "released": the authors' sums, shifts by the batch and padded words
+    hard: str = "paper"              # hard losses: "paper" (Eqs. 9-10) or "released" (squared errors of unit-length curves)
     span: float = 10.0               # L1 of (centre, width)
     giou: float = 1.0                # 1 − generalised IoU
     label: float = 4.0               # cross-entropy foreground / background
@@ -209,7 +216,11 @@ class LossConfig:
     temperature: float = 0.5         # τ of the contrastive term
     align_temperature: float = 0.07  # τ of L_qt
     hard_growth: float = 0.05        # W_j grows by this each epoch ...
-    hard_limit: float = 0.5          # ... up to this
+    hard_limit: float = 0.5          # ... up to this; 0 sets no limit
+
+    def __post_init__(self):
+        _one_of("form", self.form, ("paper", "released"))
+        _one_of("hard", self.hard, ("paper", "released"))
 
 # %% ../nbs/01_config.ipynb #5d603c61
 @dataclass(frozen=True)
@@ -281,6 +292,7 @@ class Config:
 PRESETS = {
     "videolights": dict(video_dim=2304 + 512, text_dim=512),                  # SlowFast + CLIP
     "videolights-b": dict(video_dim=2304 + 512 + 768, text_dim=512 + 768),    # and BLIP-2
+    "released": dict(kernel=1, last_relu=False, refinement="released", refine_negatives=False, fusion="released", feedback_padding=True),  # as the authors' code has it
     "tvsum-i3d": dict(video_dim=2048, text_dim=512),                          # I3D rgb + flow
     "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=192, encoder_layers=2, decoder_layers=2, input_dropout=0.1),
 }

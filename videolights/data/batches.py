@@ -47,7 +47,7 @@ class Batch:
     span_mask: Tensor   # (B, M) bool
     saliency: Tensor    # (B, L) labels, 0 on padding
     rated: Tensor       # (B,) bool, False where an item has no saliency labels
-    mismatched: Tensor  # (B,) bool, True where the text of the item before belongs to another video
+    mismatched: Tensor  # (B,) bool, True where the text of the item after belongs to another video
     items: list         # the items themselves, for ids and durations
 
     def to(self, device):
@@ -80,7 +80,7 @@ def collate(
     rated = [i["saliency"] is not None for i in items]
     saliency, _ = pad([i["saliency"] if r else np.zeros(1) for i, r in zip(items, rated)], video.shape[1])
     vids = [i["vid"] for i in items]
-    mismatched = [a != b for a, b in zip(vids, vids[-1:] + vids[:-1])]
+    mismatched = [a != b for a, b in zip(vids, vids[1:] + vids[:1])]
     return Batch(append_tef(video, video_mask), video_mask, text, text_mask, spans, span_mask, saliency,
                  torch.tensor(rated), torch.tensor(mismatched), items)
 

@@ -20,28 +20,31 @@ class MaskedConv(nn.Conv1d):
         x: Tensor,     # (B, n, dim_in)
         mask: Tensor,  # (B, n) bool
     ) -> Tensor:       # (B, n, dim_out)
-        return super().forward((x * mask[..., None]).transpose(1, 2)).transpose(1, 2)
+        if self.kernel_size[0] > 1: x = x * mask[..., None]
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
 
 # %% ../../nbs/30_model.projection.ipynb #fdf430a9
 class ProjectionBlock(nn.Module):
-    "Layer norm, dropout, convolution (or linear layer), ReLU."
+    "Layer norm, dropout, convolution (or linear layer), ReLU unless told otherwise."
 
-    def __init__(self, dim_in: int, dim: int, kernel: int, dropout: float, linear: bool = False):
+    def __init__(self, dim_in: int, dim: int, kernel: int, dropout: float, linear: bool = False, relu: bool = True):
         super().__init__()
-        self.norm, self.drop = nn.LayerNorm(dim_in), nn.Dropout(dropout)
+        self.norm, self.drop, self.relu = nn.LayerNorm(dim_in), nn.Dropout(dropout), relu
         self.mix = nn.Linear(dim_in, dim) if linear else MaskedConv(dim_in, dim, kernel)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.drop(self.norm(x))
-        return (self.mix(x) if isinstance(self.mix, nn.Linear) else self.mix(x, mask)).relu()
+        x = self.mix(x) if isinstance(self.mix, nn.Linear) else self.mix(x, mask)
+        return x.relu() if self.relu else x
 
 # %% ../../nbs/30_model.projection.ipynb #48057205
 class Projection(nn.Module):
     "Blocks that bring features of any width to the model's width (paper §3.2; `linear` is its ablation)."
 
-    def __init__(self, dim_in: int, dim: int, layers: int = 2, kernel: int = 3, dropout: float = 0.5, linear: bool = False):
+    def __init__(self, dim_in: int, dim: int, layers: int = 2, kernel: int = 3, dropout: float = 0.5, linear: bool = False, last_relu: bool = True):
         super().__init__()
-        self.blocks = nn.ModuleList(ProjectionBlock(dim_in if i == 0 else dim, dim, kernel, dropout, linear) for i in range(layers))
+        self.blocks = nn.ModuleList(
+            ProjectionBlock(dim_in if i == 0 else dim, dim, kernel, dropout, linear, relu=last_relu or i < layers - 1) for i in range(layers))
 
     def forward(
         self,

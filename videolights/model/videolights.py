@@ -45,7 +45,7 @@ class TrainingOutput:
     "What the losses need. Layers are the decoder's; the last one is the answer."
     spans: Tensor                    # (layers, B, Q, 2)
     logits: Tensor                   # (layers, B, Q, 2)
-    saliency: Tensor                 # (B, L)
+    saliency: Tensor                 # (B, L), anything on padding: the losses mask it
     negative_saliency: Tensor        # (B, L) of the same clips with another video's query
     feedback_saliency: Tensor | None # (B, L) under the best moment, None without feedback
     query_embedding: Tensor          # (layers, B, Q, align_dim) unit vectors
@@ -66,14 +66,14 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = c = config
-        project = lambda dim: Projection(dim, c.dim, c.projection_layers, c.kernel, c.input_dropout, c.projection == "linear")
+        project = lambda dim: Projection(dim, c.dim, c.projection_layers, c.kernel, c.input_dropout, c.projection == "linear", c.last_relu)
         self.video_projection, self.text_projection = project(c.video_dim + 2), project(c.text_dim)
         self.refinement = _refinement(c)
-        self.fusion = Fusion(c.fusion, c.dim, c.heads, c.feedforward, c.fusion_layers, c.max_words, c.dropout)
+        self.fusion = Fusion(c.fusion, c.dim, c.heads, c.feedforward, c.fusion_layers, c.max_words, c.dropout, keep=c.fusion_residual, itself=c.fusion_self)
         self.encoder, self.saliency = Encoder(c.dim, c.heads, c.feedforward, c.encoder_layers, c.dropout), Saliency(c.dim)
         self.decoder, self.heads = Decoder(c.dim, c.heads, c.feedforward, c.decoder_layers, c.slots, c.dropout), MomentHeads(c.dim)
         self.query_align, self.word_align = nn.Linear(c.dim, c.align_dim), nn.Linear(c.dim, c.align_dim)
-        self.feedback = Feedback(c.dim) if c.feedback else None
+        self.feedback = Feedback(c.dim, c.feedback_padding) if c.feedback else None
         for part in (self.fusion, self.encoder, self.decoder):
             for p in part.parameters():
                 if p.dim() > 1 and p is not self.decoder.anchors: nn.init.xavier_uniform_(p)
@@ -90,28 +90,32 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         "Clips and words at the model's width."
         return Stage(self.video_projection(video, video_mask), self.text_projection(text, text_mask))
 
+    def refine(self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        "Refined clips (B, L, d) of projected clips and words."
+        return self.refinement(video, video_mask, text, text_mask) if self.refinement else video
+
     def contextualize(
         self,
-        video: Tensor,       # (B, L, d) projected clips
+        refined: Tensor,     # (B, L, d) refined clips
         video_mask: Tensor,
         text: Tensor,        # (B, N, d) projected words
         text_mask: Tensor,
     ) -> tuple[dict, Tensor, Tensor]:  # stages by name, saliency (B, L), clip positions (B, L, d)
-        "Refinement, fusion, encoder and saliency."
-        refined = self.refinement(video, video_mask, text, text_mask) if self.refinement else video
-        position = clip_positions(video_mask, video.shape[-1])
+        "Fusion, encoder and saliency."
+        position = clip_positions(video_mask, refined.shape[-1])
         fused, words, t2v, read = self.fusion(refined, position, video_mask, text, text_mask)
         encoded, token = self.encoder(fused, position, video_mask)
         stages = dict(refinement=Stage(refined, text), t2v=Stage(t2v, read), fusion=Stage(fused, words), encoder=Stage(encoded, words))
-        return stages, self.saliency(encoded, token).float().masked_fill(~video_mask, 0), position
+        return stages, self.saliency(encoded, token).float(), position
 
     def trace(self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor) -> dict:
         "Every stage by name: Stage(video, text) for projection, refinement, t2v, fusion, encoder; slots (B, Q, d) as decoder; Output as output."
         projected = self.project(video, video_mask, text, text_mask)
-        stages, saliency, position = self.contextualize(projected.video, video_mask, projected.text, text_mask)
+        refined = self.refine(projected.video, video_mask, projected.text, text_mask)
+        stages, saliency, position = self.contextualize(refined, video_mask, projected.text, text_mask)
         slots, anchors = self.decoder(stages["encoder"].video, position, video_mask)
         spans, logits = self.heads(slots[-1], anchors[-1])
-        return dict(projection=projected, **stages, decoder=slots[-1], output=Output(spans, logits, saliency))
+        return dict(projection=projected, **stages, decoder=slots[-1], output=Output(spans, logits, saliency.masked_fill(~video_mask, 0)))
 
     def forward(
         self,
@@ -133,9 +137,11 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         "Forward with all that the losses need. Mismatched pairs (texts rolled by one) share a batch with the real ones, and end after the encoder."
         projected, size = self.project(video, video_mask, text, text_mask), len(video)
         twice = lambda x: torch.cat((x, x))
-        rolled = lambda x: torch.cat((x, x.roll(1, 0)))
-        stages, saliency, position = self.contextualize(
-            twice(projected.video), twice(video_mask), rolled(projected.text), rolled(text_mask))
+        rolled = lambda x: torch.cat((x, x.roll(-1, 0)))
+        texts, clips = (rolled(projected.text), rolled(text_mask)), twice(video_mask)
+        if self.config.refine_negatives: refined = self.refine(twice(projected.video), clips, *texts)
+        else: refined = twice(self.refine(projected.video, video_mask, projected.text, text_mask))
+        stages, saliency, position = self.contextualize(refined, clips, *texts)
         encoded = stages["encoder"].video[:size]
         slots, anchors = self.decoder(encoded, position[:size], video_mask)
         spans, logits = self.heads(slots, anchors)
