@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'chain', 'disk_is_full', 'explain', 'data_check', 'data_pack', 'toyworld', 'parse_changes', 'train',
-           'predict_run', 'score_run', 'score_file', 'evaluate', 'export', 'convert', 'metrics_of', 'predict', 'clock',
-           'describe', 'report', 'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report',
+           'ablate', 'predict_run', 'score_run', 'score_file', 'evaluate', 'export', 'convert', 'metrics_of', 'predict',
+           'clock', 'describe', 'report', 'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report',
            'farewell', 'Parser', 'add_verb', 'build_parser', 'positive', 'add_data_verbs', 'add_training_verbs',
            'add_using_verbs', 'main', 'resume_command']
 
@@ -19,6 +19,7 @@ import shutil
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -111,6 +112,15 @@ def train(args):
     run(config, out, resume=args.resume)
     print(f"run:  {out}\nnext: videolights export {out} --out exported/{out.name}")
 
+# %% ../nbs/90_cli.ipynb #a3d867ee
+def ablate(args):
+    "Run a grid of recipes and print its table."
+    from videolights.experiments import Grid, run_grid, to_markdown
+    out = Path(args.out or Path("runs", Path(args.grid).stem))
+    table, failed = run_grid(Grid.load(args.grid), out, args.jobs or 0)
+    print(to_markdown(table) + f"\nwritten to {out}/table.md and table.json; runs in {out}/runs")
+    if failed: raise InputError(f"{len(failed)} runs failed: {', '.join(failed)}; read their .log files in {out}/runs, then run the command again")
+
 # %% ../nbs/90_cli.ipynb #40d80936
 def predict_run(
     run,             # a run folder
@@ -118,14 +128,12 @@ def predict_run(
     shuffled=False,  # deal the queries to the wrong videos
 ):                   # (predictions, ground truth, DataConfig, split)
     "Predict a split with a run's best checkpoint."
-    from videolights.data.features import Dataset
     from videolights.model.videolights import load
-    from videolights.training import ShuffledText, predict as predict_all
+    from videolights.training import open_split, predict as predict_all
     config = Config.load(Path(run) / "config.json")
     data, split = DataConfig.load(config.data), split or config.train.eval_split
-    dataset = Dataset(data, split)
-    asked = ShuffledText(dataset, config.train.seed) if shuffled or config.train.shuffle_text else dataset
-    return predict_all(load(run), asked, data, nms=config.train.nms), dataset.annotations, data, split
+    dataset = open_split(replace(config.train, shuffle_text=shuffled or config.train.shuffle_text), data, split)
+    return predict_all(load(run), dataset, data, nms=config.train.nms), dataset.annotations, data, split
 
 # %% ../nbs/90_cli.ipynb #d05bb73d
 def score_run(run, split=None, shuffled=False, protocol=None):
@@ -353,7 +361,7 @@ def add_data_verbs(verbs):
 
 # %% ../nbs/90_cli.ipynb #b3908ff1
 def add_training_verbs(verbs):
-    "train, evaluate"
+    "train, ablate, evaluate"
     fit = add_verb(verbs, "train", train, "train a recipe into a run folder",
                    ["videolights train recipes/qvhighlights.yaml", "videolights train recipes/qvhighlights.yaml --resume",
                     "videolights train recipes/qvhighlights.yaml --out runs/no_fra --set model.refinement=none --epochs 50"])
@@ -362,6 +370,11 @@ def add_training_verbs(verbs):
     fit.add_argument("--set", metavar="KEY=VALUE", nargs="+", action="extend", default=[], help="change values of the recipe")
     fit.add_argument("--epochs", type=positive, help="short for --set train.epochs=N")
     fit.add_argument("--resume", action="store_true", help="continue exactly where the run stopped")
+    many = add_verb(verbs, "ablate", ablate, "train the rows of a grid with several seeds each and make one table; goes on where it stopped",
+                    ["videolights ablate recipes/tables/released-small.yaml", "videolights ablate recipes/tables/tvsum.yaml --jobs 4"])
+    many.add_argument("grid", metavar="GRID.yaml", help="base recipe, named rows of changes, seeds")
+    many.add_argument("--out", metavar="DIR", help="folder of runs and table (default: runs/<name of the grid>)")
+    many.add_argument("--jobs", type=positive, help="runs side by side (default: half the cores)")
     score = add_verb(verbs, "evaluate", evaluate, "score a run's best checkpoint, or any file of predictions",
                      ["videolights evaluate runs/qvhighlights --split val --out metrics.json",
                       "videolights evaluate runs/qvhighlights --shuffle-text",

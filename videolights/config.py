@@ -243,11 +243,16 @@ class TrainConfig:
     select: str = "auto"             # metric that picks the best checkpoint; "auto" takes the protocol's own (see training)
     patience: int = 0                # stop after this many evaluations without a better one; 0 never stops early
     nms: float = 0.0                 # IoU above which a window is dropped at evaluation; 0 keeps all
+    crop: float = 0.0                # chance that a training video is cut at random around its moments; 0 leaves all whole
+    stretch: float = 0.0             # chance that it is played faster or slower; 0 keeps all tempos
+    domain: str = ""                 # train and evaluate on this domain alone (TVSum has one model per domain); "" takes all
     shuffle_text: bool = False       # train and evaluate with queries dealt to the wrong videos: a floor for every result
 
     def __post_init__(self):
         _one_of("schedule", self.schedule, ("constant", "step", "cosine"))
         _one_of("precision", self.precision, ("no", "bf16", "fp16"))
+        for name in ("crop", "stretch"):
+            if not 0 <= getattr(self, name) <= 1: raise InputError(f"{name} is {getattr(self, name)}; it is a chance between 0 and 1")
         if not 0 <= self.ema < 1: raise InputError(f"ema is {self.ema}; it must be at least 0 and below 1")
         for name in ("epochs", "batch_size", "eval_every"):
             if getattr(self, name) < 1: raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")

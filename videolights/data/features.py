@@ -260,11 +260,15 @@ class Dataset:
         data,            # DataConfig, or the path of its YAML file
         split,           # one of its splits
         features=None,   # where to read features; None takes the store or the folders
+        domain="",       # keep only rows of this domain (TVSum); "" keeps all
     ):
         self.data = data if isinstance(data, DataConfig) else DataConfig.load(data)
         if split not in self.data.splits: raise InputError(f"{self.data.name}: has no split '{split}', only {', '.join(self.data.splits)}")
         self.split, self.features = split, features or open_features(self.data)
         rows = read_annotations(self.data.path(self.data.splits[split]), self.data.protocol, self.data.clip_seconds)
+        if domain:
+            rows, known = [row for row in rows if row.get("domain") == domain], sorted({row.get("domain") or "none" for row in rows})
+            if not rows: raise InputError(f"{self.data.splits[split]}: has no row of domain '{domain}', only of {', '.join(known)}")
         seconds = lambda row: self.features.video_length(row["vid"]) * self.data.clip_seconds
         self.annotations = [row if row.get("duration") else with_duration(row, seconds(row)) for row in rows]
 
