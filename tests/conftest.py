@@ -20,3 +20,10 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set VIDEOLIGHTS_REALDATA to the folder that holds it")
     return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def realdata_or_none() -> Path | None:
+    "The same folder, or None: for tests that real data only enrich."
+    folder = Path(os.environ.get("VIDEOLIGHTS_REALDATA", ROOT.parent / "shared" / "realdata"))
+    return folder.resolve() if folder.is_dir() else None

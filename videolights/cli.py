@@ -19,7 +19,6 @@ import shutil
 import sys
 import time
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -132,7 +131,7 @@ def predict_run(
     from videolights.training import open_split, predict as predict_all
     config = Config.load(Path(run) / "config.json")
     data, split = DataConfig.load(config.data), split or config.train.eval_split
-    dataset = open_split(replace(config.train, shuffle_text=shuffled or config.train.shuffle_text), data, split)
+    dataset = open_split(config.with_changes({"train.shuffle_text": shuffled or config.train.shuffle_text}), split)
     return predict_all(load(run), dataset, data, nms=config.train.nms), dataset.annotations, data, split
 
 # %% ../nbs/90_cli.ipynb #d05bb73d

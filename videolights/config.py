@@ -125,6 +125,12 @@ class DataConfig:
 
     def path(self, *parts): return Path(self.root, *parts)
 
+    def using(self, names):
+        "The same data set with some of its sources only, in the contract's order; no names means all."
+        known = [s.name for s in self.sources]
+        if unknown := [n for n in names if n not in known]: raise InputError(f"sources: {self.name} has no source '{unknown[0]}', only {', '.join(known)}")
+        return replace(self, sources=[s for s in self.sources if s.name in names]) if names else self
+
     def of_kind(self, kind): return [s for s in self.sources if s.kind == kind]
 
     @property
@@ -245,6 +251,7 @@ class TrainConfig:
     nms: float = 0.0                 # IoU above which a window is dropped at evaluation; 0 keeps all
     crop: float = 0.0                # chance that a training video is cut at random around its moments; 0 leaves all whole
     stretch: float = 0.0             # chance that it is played faster or slower; 0 keeps all tempos
+    start: str = ""                  # run or checkpoint folder whose weights to start from (pretraining); "" starts from random weights
     domain: str = ""                 # train and evaluate on this domain alone (TVSum has one model per domain); "" takes all
     shuffle_text: bool = False       # train and evaluate with queries dealt to the wrong videos: a floor for every result
 
@@ -262,6 +269,7 @@ class TrainConfig:
 class Config:
     "A recipe: the data set's YAML file and the three parts above."
     data: str = ""                   # path of the data set's YAML file, relative to the recipe
+    sources: list = field(default_factory=list)   # names of the feature sources to use; empty takes all of the contract
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

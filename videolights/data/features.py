@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STORE_VERSION', 'l2_normalize', 'feature_path', 'array_fault', 'read_source', 'row_of', 'FolderFeatures',
-           'fingerprint', 'HalfWriter', 'all_rows', 'pack', 'widen', 'FeatureStore', 'open_features', 'Dataset',
-           'Problem', 'summarise', 'check']
+           'fingerprint', 'HalfWriter', 'all_rows', 'pack', 'widen', 'FeatureStore', 'open_features', 'columns_of',
+           'Dataset', 'Problem', 'summarise', 'check']
 
 # %% ../../nbs/21_data.features.ipynb #c24c8dd9
 import hashlib
@@ -252,6 +252,17 @@ def open_features(
     return FeatureStore.open(data) if data.path(data.store, "index.json").exists() else FolderFeatures(data)
 
 # %% ../../nbs/21_data.features.ipynb #03093674
+def columns_of(
+    data,      # DataConfig
+    kind,      # "video" or "text"
+    sources,   # names; none means all
+):             # a slice of everything, or the columns of these sources
+    "Where some sources lie among the columns of all."
+    if not sources: return slice(None)
+    ends = np.cumsum([s.dim for s in data.of_kind(kind)])
+    return np.concatenate([np.arange(end - s.dim, end) for s, end in zip(data.of_kind(kind), ends) if s.name in sources])
+
+
 class Dataset:
     "The items of one split, as numpy arrays."
 
@@ -261,10 +272,12 @@ class Dataset:
         split,           # one of its splits
         features=None,   # where to read features; None takes the store or the folders
         domain="",       # keep only rows of this domain (TVSum); "" keeps all
+        sources=(),      # names of the sources to use; none takes all
     ):
-        self.data = data if isinstance(data, DataConfig) else DataConfig.load(data)
+        whole = data if isinstance(data, DataConfig) else DataConfig.load(data)
+        self.data, self.columns = whole.using(sources), {kind: columns_of(whole, kind, sources) for kind in ("video", "text")}
         if split not in self.data.splits: raise InputError(f"{self.data.name}: has no split '{split}', only {', '.join(self.data.splits)}")
-        self.split, self.features = split, features or open_features(self.data)
+        self.split, self.features = split, features or open_features(whole)
         rows = read_annotations(self.data.path(self.data.splits[split]), self.data.protocol, self.data.clip_seconds)
         if domain:
             rows, known = [row for row in rows if row.get("domain") == domain], sorted({row.get("domain") or "none" for row in rows})
@@ -277,13 +290,13 @@ class Dataset:
     def __getitem__(self, i):
         "One item: qid, vid, query, duration, video (L, dv), text (N, dt), saliency (L,) or None, windows (M, 2) in seconds, has_windows."
         row, seconds, most = self.annotations[i], self.data.clip_seconds, self.data.max_clips
-        video, windows = self.features.video(row["vid"]), relevant_windows(row)
+        video, windows = self.features.video(row["vid"])[:, self.columns["video"]], relevant_windows(row)
         saliency = saliency_labels(row, len(video), seconds, self.data.protocol)
         if len(video) > most:
             video, saliency = video[:most], None if saliency is None else saliency[:most]
             windows = np.minimum(windows[windows[:, 0] < most * seconds], most * seconds)
         return dict(qid=row["qid"], vid=row["vid"], query=row["query"], duration=float(row["duration"]), video=video,
-                    text=self.features.text(row), saliency=saliency, windows=windows, has_windows=len(windows) > 0)
+                    text=self.features.text(row)[:, self.columns["text"]], saliency=saliency, windows=windows, has_windows=len(windows) > 0)
 
 # %% ../../nbs/21_data.features.ipynb #c42465d3
 @dataclass(frozen=True)

@@ -377,7 +377,7 @@ def write_report(
         model = load(run)
     if dataset is None:
         from videolights.data.features import Dataset
-        dataset = Dataset(config.data, config.train.eval_split)
+        dataset = Dataset(config.data, config.train.eval_split, domain=config.train.domain, sources=config.sources)
     split = config.train.eval_split
     metrics, predictions = read_json(run / f"metrics_{split}.json"), read_jsonl(run / f"predictions_{split}.jsonl")
     brief = {k: v for k, v in metrics.get("brief", metrics).items() if isinstance(v, (int, float))}
