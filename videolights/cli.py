@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'chain', 'disk_is_full', 'explain', 'data_check', 'data_pack', 'toyworld', 'parse_changes', 'train',
-           'ablate', 'predict_run', 'score_run', 'score_file', 'evaluate', 'export', 'convert', 'metrics_of', 'predict',
-           'clock', 'describe', 'report', 'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report',
-           'farewell', 'Parser', 'add_verb', 'build_parser', 'positive', 'add_data_verbs', 'add_training_verbs',
-           'add_using_verbs', 'main', 'resume_command']
+           'ablate', 'predict_run', 'score_run', 'read_scored', 'evaluate', 'export', 'convert', 'metrics_of',
+           'predict', 'clock', 'describe', 'report', 'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores',
+           'demo_report', 'farewell', 'Parser', 'add_verb', 'build_parser', 'positive', 'add_data_verbs',
+           'add_training_verbs', 'add_using_verbs', 'main', 'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import argparse
@@ -25,7 +25,7 @@ import yaml
 
 from . import __version__
 from .config import Config, DataConfig, InputError, ModelConfig, TrainConfig
-from .files import read_json, read_jsonl, write_json, write_jsonl
+from .files import read_json, read_jsonl, write_csv, write_json, write_jsonl
 
 # %% ../nbs/90_cli.ipynb #212aa699
 EXTRAS = dict(torch="train", scipy="train", accelerate="train", safetensors="train", huggingface_hub="train", tqdm="train", tensorboard="train",
@@ -135,29 +135,36 @@ def predict_run(
     return predict_all(load(run), dataset, data, nms=config.train.nms), dataset.annotations, data, split
 
 # %% ../nbs/90_cli.ipynb #d05bb73d
-def score_run(run, split=None, shuffled=False, protocol=None):
-    "Metrics of a run's best checkpoint; its predictions are kept in the run folder."
+def score_run(run, shuffled=False):
+    "Metrics of a run's best checkpoint on the split it was evaluated on."
     from videolights.evaluation.reports import evaluate as score
-    predictions, truth, data, split = predict_run(run, split, shuffled)
-    result = score(predictions, truth, protocol=protocol or data.protocol, clip_seconds=data.clip_seconds)
-    if not shuffled: write_jsonl(Path(run) / f"predictions_{split}.jsonl", predictions)
-    return result
+    predictions, truth, data, _ = predict_run(run, shuffled=shuffled)
+    return score(predictions, truth, protocol=data.protocol, clip_seconds=data.clip_seconds)
 
 
-def score_file(predictions, truth, protocol, clip_seconds):
-    "Metrics of a file of predictions."
+def read_scored(predictions, truth, protocol):
+    "A file of predictions and its ground truth."
     from videolights.data.annotations import read_annotations
-    from videolights.evaluation.reports import evaluate as score
     if not truth: raise InputError(f"{predictions}: to score a file of predictions, name the ground truth too (or give a run folder)")
-    return score(read_jsonl(predictions), read_annotations(truth, protocol), protocol=protocol, clip_seconds=clip_seconds)
+    return read_jsonl(predictions), read_annotations(truth, protocol)
 
 # %% ../nbs/90_cli.ipynb #eb051043
 def evaluate(args):
     "Score a run's best checkpoint, or a file of predictions."
-    from videolights.evaluation.reports import table
-    if Path(args.source).is_dir(): result = score_run(args.source, args.split, args.shuffle_text, args.protocol)
-    else: result = score_file(args.source, args.truth, args.protocol or "qvhighlights", args.clip_seconds)
+    from videolights.evaluation.reports import evaluate as score, per_query, slice_table, slices, table
+    if Path(args.source).is_dir():
+        predictions, truth, data, split = predict_run(args.source, args.split, args.shuffle_text)
+        protocol, clip_seconds = args.protocol or data.protocol, data.clip_seconds
+        if not args.shuffle_text: write_jsonl(Path(args.source) / f"predictions_{split}.jsonl", predictions)
+    else:
+        protocol, clip_seconds = args.protocol or "qvhighlights", args.clip_seconds
+        predictions, truth = read_scored(args.source, args.truth, protocol)
+    result = score(predictions, truth, protocol=protocol, clip_seconds=clip_seconds)
     print(table(result))
+    if args.slices: print("\n" + slice_table(slices(predictions, truth, protocol, clip_seconds)))
+    if args.per_query:
+        write_csv(args.per_query, per_query(predictions, truth, protocol, clip_seconds))
+        print(f"written to {args.per_query}: a row per query")
     if args.out:
         write_json(args.out, result)
         print(f"written to {args.out}")
@@ -377,6 +384,7 @@ def add_training_verbs(verbs):
     score = add_verb(verbs, "evaluate", evaluate, "score a run's best checkpoint, or any file of predictions",
                      ["videolights evaluate runs/qvhighlights --split val --out metrics.json",
                       "videolights evaluate runs/qvhighlights --shuffle-text",
+                      "videolights evaluate runs/qvhighlights --slices --per-query queries.csv",
                       "videolights evaluate predictions.jsonl highlight_val_release.jsonl --protocol qvhighlights"])
     score.add_argument("source", metavar="RUN_OR_PREDICTIONS", help="a run folder, or predictions as JSON lines")
     score.add_argument("truth", metavar="GROUND_TRUTH", nargs="?", help="annotations as JSON lines (not needed with a run folder)")
@@ -384,6 +392,8 @@ def add_training_verbs(verbs):
     score.add_argument("--clip-seconds", type=float, default=2.0, help="length of a clip, for a file of predictions (default 2)")
     score.add_argument("--split", help="split to predict with a run folder (default: the one it was evaluated on)")
     score.add_argument("--shuffle-text", action="store_true", help="deal the queries to the wrong videos: a floor for a run's figures")
+    score.add_argument("--slices", action="store_true", help="also by window length, position and query length: where does it fail?")
+    score.add_argument("--per-query", metavar="CSV", help="write the numbers of every query to this file")
     score.add_argument("--out", metavar="JSON", help="write all metrics to this file")
 
 # %% ../nbs/90_cli.ipynb #c077d327

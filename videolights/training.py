@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['HEADLINES', 'ShuffledText', 'open_split', 'predict', 'selection_score', 'lr_factor', 'Trainee', 'start_model',
-           'save_checkpoint', 'training_tensors', 'restore_training', 'write_log', 'Run', 'open_run', 'train',
-           'peak_memory_mb', 'epoch_line']
+           'save_checkpoint', 'training_tensors', 'restore_training', 'Run', 'open_run', 'train', 'peak_memory_mb',
+           'epoch_line']
 
 # %% ../nbs/60_training.ipynb #110c4464
-import csv
-import io
 import json
 import math
 import resource
@@ -36,7 +34,7 @@ from .data.batches import LengthBatches, collate
 from .data.features import Dataset
 from .evaluation.predictions import foreground, on_whole_clips, to_prediction_row, windows_from_spans
 from .evaluation.reports import evaluate
-from .files import atomic_path, read_json, settle, write_json, write_jsonl, write_text
+from .files import atomic_path, read_json, settle, write_csv, write_json, write_jsonl
 from .losses.objective import Objective
 from .model.videolights import VideoLights, load
 
@@ -199,14 +197,6 @@ def restore_training(
     if "random.cuda" in tensors and torch.cuda.is_available(): torch.cuda.set_rng_state(tensors["random.cuda"])
     return progress
 
-# %% ../nbs/60_training.ipynb #ec406e2a
-def write_log(path, rows: list[dict]):
-    "Write the epochs' rows as CSV; a column missing from some rows stays empty there."
-    columns, out = list(dict.fromkeys(k for row in rows for k in row)), io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader(); writer.writerows(rows)
-    write_text(path, out.getvalue())
-
 # %% ../nbs/60_training.ipynb #6441eaaa
 class Run:
     "Data, model, optimiser and folder of one training run."
@@ -274,7 +264,7 @@ class Run:
         "Save all that resuming needs."
         progress = dict(epoch=epoch, best=self.best if self.rows and self.best > -math.inf else None, best_epoch=self.best_epoch, rows=self.rows)
         save_checkpoint(self.out / "last", self.model, self.data.contract(), training_tensors(self.optimizer, self.average), progress)
-        write_log(self.out / "log.csv", self.rows)
+        write_csv(self.out / "log.csv", self.rows)
 
     def resume(self) -> int:
         "Take up the last checkpoint; returns the next epoch."
