@@ -320,3 +320,11 @@ def test_demo_takes_no_strangers_folder(refused, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     refused("demo", "--out", tmp_path, also=["--out"])
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_evaluate_tells_where_it_fails(made, capsys, tmp_path):
+    assert run("evaluate", made["run"], "--slices", "--per-query", tmp_path / "queries.csv") == 0
+    out = capsys.readouterr().out
+    assert "query <= 6 words" in out and "middle third" in out
+    lines = (tmp_path / "queries.csv").read_text().splitlines()
+    assert lines[0].startswith("qid,query,vid,length,iou") and len(lines) == 1 + len(read_jsonl(made["run"] / "predictions_val.jsonl"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..config import PROTOCOLS, InputError
 from .highlights import domain_means, highlight_tables, pad_ratings, pad_scores, score_rankings, top_clips_precision
-from .moments import THRESHOLDS, length_ranges, moment_tables, pad_windows, recall_at_one, score_lists, within
+from .moments import THRESHOLDS, length_ranges, moment_tables, pad_windows, percent, recall_at_one, score_lists, within
 
 # %% ../../nbs/52_evaluation.reports.ipynb #f9907796
 def _by_qid(rows, where):
