@@ -59,4 +59,6 @@ class Saliency(nn.Module):
         clips: Tensor,  # (B, L, d)
         token: Tensor,  # (B, d)
     ) -> Tensor:        # (B, L) scores; only their order means something
-        return (self.clip(clips) * self.token(token)[:, None]).sum(-1) * clips.shape[-1] ** -0.5
+        token = self.token(token)
+        towards = token @ self.clip.weight                      # <P1 m, t> = <m, P1' t>: one vector is projected instead of all clips
+        return ((clips @ towards[..., None])[..., 0] + (token @ self.clip.bias)[:, None]) * clips.shape[-1] ** -0.5

@@ -64,4 +64,5 @@ class Feedback(nn.Module):
         best = spans[torch.arange(len(spans), device=spans.device), (logits[..., 0] - logits[..., 1]).argmax(1)].detach()
         inside = (sliced_clips if self.padding else clips_of_span)(best, video_mask)
         weight = (video * self.moment(video, inside)[:, None]).sum(-1, keepdim=True)
-        return self.clip(encoded * (1 + weight)).sum(-1) * encoded.shape[-1] ** -0.5
+        summed = (encoded @ self.clip.weight.sum(0)[:, None]) * (1 + weight)      # the sum over P_mr's outputs, taken before the product
+        return (summed[..., 0] + self.clip.bias.sum()) * encoded.shape[-1] ** -0.5
