@@ -75,7 +75,7 @@ class Source:
     dim: int                 # columns of the array
     folder: str              # where its files lie, relative to the data set's root
     key: str = ""            # array key in an .npz; "" takes "features" for video and "last_hidden_state" for text
-    file: str = ""           # file name; {vid} and {qid} are filled in; "" takes "{vid}.npz" for video and "qid{qid}.npz" for text
+    file: str = ""           # file name; {vid} and {qid} are filled in; "" takes "{vid}.npz" for video and "qid{qid}.npz" for text; "a + b" joins two files' columns
     normalize: bool = True   # L2-normalise each row when read (eps 1e-5)
 
     def __post_init__(self):
