@@ -7,21 +7,27 @@ __all__ = ['MaskedConv', 'ProjectionBlock', 'Projection']
 
 # %% ../../nbs/30_model.projection.ipynb #92901d05
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # %% ../../nbs/30_model.projection.ipynb #0269a521
-class MaskedConv(nn.Conv1d):
+class MaskedConv(nn.Module):
     "1-D convolution over a batch-first sequence that sees zeros where the sequence is padding."
 
     def __init__(self, dim_in: int, dim_out: int, kernel: int):
-        super().__init__(dim_in, dim_out, kernel, padding=kernel // 2)
+        super().__init__()
+        start = nn.Conv1d(dim_in, dim_out, kernel)      # torch's initial values, in the order that the product needs
+        self.weight, self.bias = nn.Parameter(start.weight.detach().permute(2, 0, 1).contiguous()), start.bias     # (kernel, dim_out, dim_in), (dim_out,)
 
     def forward(
         self,
         x: Tensor,     # (B, n, dim_in)
         mask: Tensor,  # (B, n) bool
     ) -> Tensor:       # (B, n, dim_out)
-        if self.kernel_size[0] > 1: x = x * mask[..., None]
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+        kernel, clips = len(self.weight), x.shape[1]
+        if kernel == 1: return F.linear(x, self.weight[0], self.bias)
+        given = F.linear(x, self.weight.flatten(0, 1)).unflatten(-1, (kernel, -1)) * mask[..., None, None]    # (B, n, kernel, dim_out)
+        given = F.pad(given, (0, 0, 0, 0, kernel // 2, kernel // 2))
+        return sum(given[:, i:i + clips, i] for i in range(kernel)) + self.bias
 
 # %% ../../nbs/30_model.projection.ipynb #fdf430a9
 class ProjectionBlock(nn.Module):
