@@ -65,8 +65,18 @@ def test_outputs_are_the_releases(parity):
     assert real.any()
 
 
+@pytest.fixture
+def one_thread():
+    """Among these inputs one unit lies within 1e-6 of its PReLU's kink: which side rounding puts it on moves some gradients by 1 %, in the release's code as in ours.
+    One thread adds up in the order that gave the file's numbers."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("epoch", [0, 7])
-def test_losses_and_gradients_are_the_releases(parity, epoch):
+def test_losses_and_gradients_are_the_releases(parity, one_thread, epoch):
     file, state, options, model = parity
     objective, batch = Objective(released_loss_config(options)), batch_of(file)
     model.zero_grad()

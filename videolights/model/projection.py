@@ -24,7 +24,7 @@ class MaskedConv(nn.Module):
         mask: Tensor,  # (B, n) bool
     ) -> Tensor:       # (B, n, dim_out)
         kernel, clips = len(self.weight), x.shape[1]
-        if kernel == 1: return F.linear(x, self.weight[0], self.bias)
+        if kernel == 1: return F.conv1d(x.transpose(1, 2), self.weight[0, ..., None], self.bias).transpose(1, 2)   # rounds as the released model does
         given = F.linear(x, self.weight.flatten(0, 1)).unflatten(-1, (kernel, -1)) * mask[..., None, None]    # (B, n, kernel, dim_out)
         given = F.pad(given, (0, 0, 0, 0, kernel // 2, kernel // 2))
         return sum(given[:, i:i + clips, i] for i in range(kernel)) + self.bias
