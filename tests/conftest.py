@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+REALDATA = Path(os.environ.get("VIDEOLIGHTS_REALDATA", ROOT.parent / "shared" / "realdata"))
 
 
 @pytest.fixture(scope="session")
@@ -14,16 +15,13 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def realdata() -> Path:
+def realdata(realdata_or_none) -> Path:
     "The folder of real feature files and annotations; tests that need it are skipped where it is absent."
-    folder = Path(os.environ.get("VIDEOLIGHTS_REALDATA", ROOT.parent / "shared" / "realdata"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set VIDEOLIGHTS_REALDATA to the folder that holds it")
-    return folder.resolve()
+    if realdata_or_none is None: pytest.skip(f"no real data at {REALDATA}; set VIDEOLIGHTS_REALDATA to the folder that holds it")
+    return realdata_or_none
 
 
 @pytest.fixture(scope="session")
 def realdata_or_none() -> Path | None:
     "The same folder, or None: for tests that real data only enrich."
-    folder = Path(os.environ.get("VIDEOLIGHTS_REALDATA", ROOT.parent / "shared" / "realdata"))
-    return folder.resolve() if folder.is_dir() else None
+    return REALDATA.resolve() if REALDATA.is_dir() else None

@@ -9,9 +9,9 @@ from conftest import ROOT
 
 @pytest.mark.parametrize("script", ["inference", "train_step"])
 def test_speed_benchmarks_run(script):
-    words = ["--preset", "toyworld", "--clips", "5", "--words", "3", "--batch", "2", "--seconds", "0.01", "--precision", "fp32", "--set", "kernel=1"]
+    words = ["--preset", "toyworld", "--clips", "75", "--words", "9", "--batch", "8", "--seconds", "0.01", "--precision", "fp32", "--set", "kernel=1"]
     done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *words], capture_output=True, text=True, timeout=300,
                           env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     row = done.stdout.splitlines()[-1].split()
-    assert row[:2] == ["fp32", "2"] and float(row[3]) > float(row[4]) > 0      # slower than ideal, which is more than nothing
+    assert row[:2] == ["fp32", "8"] and all(float(x.rstrip("%")) > 0 for x in row[2:5])      # operations, time and ideal time are there

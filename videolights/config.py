@@ -201,7 +201,7 @@ class ModelConfig:
 class LossConfig:
     "Weight of every loss term; 0 removes it."
     form: str = "paper"              # "paper": means over real clips, blind to padding; "released": the authors' sums, shifts by the batch and padded words
-    hard: str = "paper"              # hard losses: "paper" (Eqs. 9-10) or "released" (squared errors of unit-length curves)
+    hard: str = "paper"              # hard losses of the paper's form: "paper" (Eqs. 9-10) or "released" (squared errors of unit-length curves)
     span: float = 10.0               # L1 of (centre, width)
     giou: float = 1.0                # 1 − generalised IoU
     label: float = 4.0               # cross-entropy foreground / background

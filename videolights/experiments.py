@@ -139,7 +139,8 @@ def to_markdown(table: dict) -> str:
     "The table for people: mean ± standard deviation over seeds, the best mean of each metric in bold."
     means = {m: {row: mean_and_spread(r["values"][m]) for row, r in table["rows"].items() if r["values"].get(m)} for m in table["metrics"]}
     best = {m: max((mean for mean, _ in by_row.values()), default=math.nan) for m, by_row in means.items()}
-    lines = ["| | " + " | ".join([*table["metrics"], "seeds"]) + " |", "| --- |" + " ---: |" * (len(table["metrics"]) + 1)]
+    lines = [table["title"], ""] if table.get("title") else []
+    lines += ["| | " + " | ".join([*table["metrics"], "seeds"]) + " |", "| --- |" + " ---: |" * (len(table["metrics"]) + 1)]
     for row, r in table["rows"].items():
         cells = []
         for m in table["metrics"]:

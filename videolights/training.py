@@ -302,7 +302,7 @@ def train(
     "Train, evaluate and keep the best checkpoint."
     out = Path(out)
     going_on = open_run(config, out, resume)
-    run = Run(config, out)
+    run = Run(config.with_changes({"train.start": ""}) if going_on else config, out)     # a resumed run has its weights
     first, t, main = run.resume() if going_on else 0, run.config.train, run.accelerator.is_main_process
     if main: write_json(out / "config.json", config.to_dict())      # after the checkpoint proved readable: a failed resume changes nothing
     board = SummaryWriter(out / "tensorboard", purge_step=first + 1) if main else None

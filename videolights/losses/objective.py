@@ -6,6 +6,8 @@
 __all__ = ['term_weights', 'moment_terms', 'highlight_terms', 'compute', 'released_highlight_terms', 'Objective']
 
 # %% ../../nbs/44_losses.objective.ipynb #94b8d91e
+from functools import cache
+
 from torch import Tensor, nn
 
 from ..config import LossConfig
@@ -46,13 +48,13 @@ def moment_terms(out: TrainingOutput, batch: Batch, config: LossConfig) -> dict[
 def highlight_terms(out: TrainingOutput, batch: Batch, config: LossConfig) -> dict[str, Tensor]:
     "Saliency losses; items without labels count for none of them."
     mask, labels, s = batch.video_mask & batch.rated[:, None], batch.saliency, out.saliency
-    hard = lambda i: released_hard_losses(s, labels, mask)[i]
+    hard = cache(lambda: released_hard_losses(s, labels, mask))      # on irrelevant and on relevant clips
     terms = dict(
         rank=lambda: rank_loss(s, labels, mask, config.margin),
         contrast=lambda: contrastive_loss(s, labels, mask, out.negative_saliency, batch.mismatched, config.temperature),
         negative_pair=lambda: negative_pair_loss(out.negative_saliency, batch.video_mask, batch.mismatched),
-        hard_negative=lambda: hard(0) if config.hard == "released" else hard_negative_loss(s, labels, mask),
-        hard_positive=lambda: hard(1) if config.hard == "released" else hard_positive_loss(s, labels, mask),
+        hard_negative=lambda: hard()[0] if config.hard == "released" else hard_negative_loss(s, labels, mask),
+        hard_positive=lambda: hard()[1] if config.hard == "released" else hard_positive_loss(s, labels, mask),
         saliency_cosine=lambda: cosine_loss(s, labels, mask),
         feedback=lambda: cosine_loss(out.feedback_saliency, labels, mask),
         video_text=lambda: video_text_loss(out.text, batch.text_mask, out.refined, mask, labels))
@@ -74,12 +76,13 @@ def released_highlight_terms(
     "Saliency losses as released."
     labels, s, negatives = batch.saliency, out.saliency, out.negative_saliency
     pairs = draw_rank_pairs(labels, batch.video_mask) if pairs is None else pairs
+    hard = cache(lambda: released_hard_losses(s, labels))
     return compute(dict(
         rank=lambda: released_rank_loss(s, *pairs, config.margin),
         contrast=lambda: released_contrastive_loss(s, labels, batch.video_mask, negatives, config.temperature),
         negative_pair=lambda: released_negative_pair_loss(negatives, batch.video_mask),
-        hard_negative=lambda: released_hard_losses(s, labels)[0],
-        hard_positive=lambda: released_hard_losses(s, labels)[1],
+        hard_negative=lambda: hard()[0],
+        hard_positive=lambda: hard()[1],
         saliency_cosine=lambda: released_cosine_loss(s, labels),
         feedback=lambda: released_cosine_loss(out.feedback_saliency, labels),
         video_text=lambda: released_video_text_loss(out.text, out.refined, labels)), out, config)
