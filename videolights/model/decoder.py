@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import MASKED, MLP, FeedForward, attend, sine_features, split_heads
+from .attention import MASKED, MLP, FeedForward, Watched, attend, sine_features, split_heads
 from .fusion import Residual
 
 # %% ../../nbs/34_model.decoder.ipynb #2e9894fa
@@ -25,7 +25,7 @@ def inverse_sigmoid(
     return (x.clamp(min=1e-3) / (1 - x).clamp(min=1e-3)).log()
 
 # %% ../../nbs/34_model.decoder.ipynb #5ba74b7d
-class SlotAttention(nn.Module):
+class SlotAttention(Watched):
     "Slots attend to each other."
 
     def __init__(self, dim: int, heads: int, dropout: float):
@@ -36,7 +36,9 @@ class SlotAttention(nn.Module):
     def forward(self, x: Tensor, position: Tensor) -> Tensor:
         q, k = self.q_content(x) + self.q_position(position), self.k_content(x) + self.k_position(position)
         q, k, v = (split_heads(y, self.heads) for y in (q, k, self.v(x)))
-        return self.out(attend(q, k, v, None, self.dropout if self.training else 0.0)[0])
+        seen, weights = attend(q, k, v, None, self.dropout if self.training else 0.0)
+        self.show(weights)
+        return self.out(seen)
 
 # %% ../../nbs/34_model.decoder.ipynb #d7ebcc25
 def per_head(
@@ -47,7 +49,7 @@ def per_head(
     return weight.unflatten(0, (heads, -1))
 
 
-class ClipAttention(nn.Module):
+class ClipAttention(Watched):
     "Slots attend to clips, by content and by place."
 
     def __init__(self, dim: int, heads: int, dropout: float, first: bool):
@@ -74,6 +76,7 @@ class ClipAttention(nn.Module):
         logits = torch.cat(towards, -1).flatten(1, 2) @ torch.cat((clips, clip_position), -1).transpose(1, 2)   # (B, heads * Q, L)
         logits = (logits + sum(bias).flatten(1, 2)) * (2 * content.shape[-1]) ** -0.5
         weights = logits.masked_fill(~clip_mask[:, None], MASKED).softmax(-1)
+        self.show(weights.unflatten(1, (self.heads, -1)))
         if self.dropout and self.training: weights = F.dropout(weights, self.dropout)
         seen = torch.einsum("bhqd,hcd->bhqc", (weights @ clips).unflatten(1, (self.heads, -1)), per_head(self.v.weight, self.heads))
         total = weights.sum(-1).unflatten(1, (self.heads, -1))[..., None]                          # 1 without dropout

@@ -108,9 +108,17 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         stages = dict(refinement=Stage(refined, text), t2v=Stage(t2v, read), fusion=Stage(fused, words), encoder=Stage(encoded, words))
         return stages, self.saliency(encoded, token).float(), position
 
-    def trace(self, video: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor) -> dict:
+    def trace(
+        self,
+        video: Tensor,
+        video_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        pairs: Tensor | None = None,  # (B,) which of V videos each of B texts asks about; None pairs them one to one
+    ) -> dict:
         "Every stage by name: Stage(video, text) for projection, refinement, t2v, fusion, encoder; slots (B, Q, d) as decoder; Output as output."
         projected = self.project(video, video_mask, text, text_mask)
+        if pairs is not None: projected, video_mask = Stage(projected.video[pairs], projected.text), video_mask[pairs]
         refined = self.refine(projected.video, video_mask, projected.text, text_mask)
         stages, saliency, position = self.contextualize(refined, video_mask, projected.text, text_mask)
         slots, anchors = self.decoder(stages["encoder"].video, position, video_mask)
@@ -119,13 +127,14 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
 
     def forward(
         self,
-        video: Tensor,       # (B, L, video_dim + 2) features as the contract says, TEF appended
-        video_mask: Tensor,  # (B, L) bool, True = real clip
-        text: Tensor,        # (B, N, text_dim)
-        text_mask: Tensor,   # (B, N) bool, True = real word
+        video: Tensor,                # (B, L, video_dim + 2) features as the contract says, TEF appended
+        video_mask: Tensor,           # (B, L) bool, True = real clip
+        text: Tensor,                 # (B, N, text_dim)
+        text_mask: Tensor,            # (B, N) bool, True = real word
+        pairs: Tensor | None = None,  # (B,) index of each text's video where videos are fewer than texts: each is projected once
     ) -> Output:
         "Moments and saliency. Padding changes nothing."
-        return self.trace(video, video_mask, text, text_mask)["output"]
+        return self.trace(video, video_mask, text, text_mask, pairs)["output"]
 
     def training_outputs(
         self,
