@@ -210,7 +210,10 @@ class Run:
         self.accelerator = Accelerator(mixed_precision=t.precision, kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
         self.train_set, self.eval_set = open_split(config, t.train_split), open_split(config, t.eval_split) if t.eval_split else None
         if t.crop or t.stretch: self.train_set = Augmented(self.train_set, t.crop, t.stretch, t.seed)
-        self.sampler = LengthBatches([row["duration"] for row in self.train_set.annotations], t.batch_size, t.seed)
+        seconds = [row["duration"] for row in self.train_set.annotations]
+        self.sampler = LengthBatches(seconds, t.batch_size, t.seed)
+        longest = min(math.ceil(max(seconds) / self.data.clip_seconds), self.data.max_clips)
+        self.contract = {**self.data.contract(), "train_clips": longest}     # beyond the longest video it has seen, a model is run in windows
         self.loader = DataLoader(self.train_set, batch_sampler=self._share(), collate_fn=lambda items: collate(items, self.data.clip_seconds))
         self.model = start_model(config.model, t.start)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
@@ -256,14 +259,14 @@ class Run:
         score = selection_score(metrics["brief"], self.data.protocol, self.config.train.select)
         if score <= self.best: return
         self.best, self.best_epoch, split = score, epoch, self.config.train.eval_split
-        save_checkpoint(self.out / "best", self.judged, self.data.contract())
+        save_checkpoint(self.out / "best", self.judged, self.contract)
         write_jsonl(self.out / f"predictions_{split}.jsonl", rows)
         write_json(self.out / f"metrics_{split}.json", {"epoch": epoch + 1, **metrics})
 
     def save_last(self, epoch: int):
         "Save all that resuming needs."
         progress = dict(epoch=epoch, best=self.best if self.rows and self.best > -math.inf else None, best_epoch=self.best_epoch, rows=self.rows)
-        save_checkpoint(self.out / "last", self.model, self.data.contract(), training_tensors(self.optimizer, self.average), progress)
+        save_checkpoint(self.out / "last", self.model, self.contract, training_tensors(self.optimizer, self.average), progress)
         write_csv(self.out / "log.csv", self.rows)
 
     def resume(self) -> int:
@@ -323,7 +326,7 @@ def train(
                 if progress: bar.write(epoch_line(row, run.data.protocol, run.best_epoch == epoch))
             stale = main and t.patience and run.eval_set is not None and epoch - run.best_epoch >= t.patience * t.eval_every
             if run.accelerator.reduce(torch.tensor(float(stale), device=run.accelerator.device)) > 0: break
-    if main and not (out / "best").exists(): save_checkpoint(out / "best", run.judged, run.data.contract())
+    if main and not (out / "best").exists(): save_checkpoint(out / "best", run.judged, run.contract)
     if board: board.close()
     return out
 
