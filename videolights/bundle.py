@@ -14,7 +14,7 @@ from pathlib import Path
 from .config import InputError
 from .files import read_json, write_json
 
-BUNDLE_VERSION = 1   # grows when an older reader would misread the folder
+BUNDLE_VERSION = 2   # grows when an older reader would misread the folder, or an older graph cannot be asked what a reader asks
 MODEL, CONTRACT, CONFIG, PARITY, README = "model.onnx", "contract.json", "config.json", "parity.json", "README.md"
 HASHED = (MODEL, CONFIG, PARITY, README)   # what no bundle is without
 PRECISIONS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
@@ -84,6 +84,8 @@ def _check_contract(contract, path):
     if not isinstance(version, int): raise InputError(f"{path}: has no bundle_version, so it is no bundle's contract; {_AGAIN}")
     if version > BUNDLE_VERSION:
         raise InputError(f"{path}: bundle_version is {version}, this package reads up to {BUNDLE_VERSION}; upgrade videolights")
+    if version < BUNDLE_VERSION:
+        raise InputError(f"{path}: bundle_version is {version}, this package reads {BUNDLE_VERSION}; export the model again")
     for key in (*FEATURES, "files"):
         if key not in contract: raise InputError(f"{path}: missing key '{key}'; {_AGAIN}")
     for name in HASHED:

@@ -9,6 +9,7 @@ __all__ = ['MASKED', 'split_heads', 'attend', 'Watched', 'watch_attention', 'Att
 # %% ../../nbs/29_model.attention.ipynb #4100ad8f
 import math
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def watch_attention(
 ):                     # a dictionary that fills during a forward pass: name of the attention -> weights (B, heads, n, m)
     "Collect the weights of every attention inside a block."
     weights, watched = {}, {name: m for name, m in model.named_modules() if isinstance(m, Watched)}
-    for name, m in watched.items(): m.watcher = lambda x, name=name.replace(".layers", "").removesuffix(".attention"): weights.__setitem__(name, x)
+    for name, m in watched.items(): m.watcher = partial(weights.__setitem__, name.replace(".layers", "").replace(".attention", ""))
     try: yield weights
     finally:
         for m in watched.values(): m.watcher = None
