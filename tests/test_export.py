@@ -57,10 +57,32 @@ def test_padding_changes_no_answer(model, session):
 
 
 def test_axes_are_dynamic_and_the_graph_knows_its_contract(session, bundle):
-    shapes = [["batch", "clips", 96], ["batch", "clips"], ["batch", "words", 64], ["batch", "words"]]
+    shapes = [["videos", "clips", 96], ["videos", "clips"], ["batch", "words", 64], ["batch", "words"]]
     assert [x.shape for x in session.get_inputs()] == shapes
-    assert [x.shape[0] for x in session.get_outputs()] == ["batch"] * 5
-    assert json.loads(session.get_modelmeta().custom_metadata_map["videolights"])["sources"] == DATA.contract()["sources"]
+    assert [x.shape[0] for x in session.get_outputs()[:6]] == ["batch"] * 6
+    lone = json.loads(session.get_modelmeta().custom_metadata_map["contract"])
+    assert lone["sources"] == DATA.contract()["sources"] and lone["metrics"] == {"MR-full-R1@0.5": 36.1} and lone["versions"]["torch"]
+
+
+def test_many_texts_share_their_videos(model, session):
+    video, video_mask, text, text_mask = export.example_inputs(model.config, 6, 21, 4, "ragged", seed=3)
+    run = lambda *inputs: session.run(["windows", "scores", "unit_saliency", "attention.fusion.0.t2v"], dict(zip(export.INPUTS, inputs)))
+    for videos in (1, 2, 3):
+        which = np.arange(6) % videos
+        for a, b in zip(run(video[:videos], video_mask[:videos], text, text_mask), run(video[which], video_mask[which], text, text_mask)):
+            assert np.abs(a - b).max() < 1e-4
+
+
+def test_inner_outputs_are_torchs(model, session):
+    inputs = export.example_inputs(model.config, 2, 19, 6, "ragged", seed=5)
+    graph = export.Graph(model.eval(), 2.0)
+    with torch.no_grad(): expected = graph.outputs(*map(torch.from_numpy, inputs))
+    model.train()
+    found = dict(zip(expected, session.run(list(expected), dict(zip(export.INPUTS, inputs)))))
+    assert {name.split(".")[1] for name in expected if name.startswith("stage.")} == {"projection", "refinement", "t2v", "fusion", "encoder"}
+    for name, x in expected.items(): assert np.abs(found[name] - x.numpy()).max() < 1e-3 if name == "windows" else np.abs(found[name] - x.numpy()).max() < 1e-4, name
+    unit = found["unit_saliency"]
+    assert (unit[~inputs[1]] == 0).all() and unit.max(1).tolist() == [1, 1] and (np.where(inputs[1], unit, 1).min(1) == 0).all()
 
 
 def test_bundle_tells_what_it_is(bundle):
@@ -97,9 +119,15 @@ def test_a_failed_export_keeps_the_earlier_bundle(model, bundle, monkeypatch, fa
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "trace_onnx", lambda graph, contract, path: path.write_bytes(b"graph"))
     for difference in (2e-4, float("nan")):
-        monkeypatch.setattr(export, "measure_parity", lambda graph, path: [dict.fromkeys(export.OUTPUTS, difference)])
+        monkeypatch.setattr(export, "measure_parity", lambda graph, path: [dict.fromkeys(export.COMPARED, difference)])
         with pytest.raises(InputError, match="differs from torch"): export.export_onnx(model, tmp_path / "bad", DATA.contract())
     assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_that_does_not_fit_is_not_packed(model, bundle, tmp_path):
+    before = open_bundle(bundle)
+    with pytest.raises(InputError, match="no such"): export.export_onnx(model, bundle, DATA.contract(), encoder=tmp_path / "clip")
+    assert open_bundle(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["tiny"]
 
 
 def test_a_contract_of_another_model_is_refused(model, tmp_path):

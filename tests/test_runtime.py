@@ -73,6 +73,65 @@ def test_batch_equals_singles(runtime):
         assert np.abs(np.sort(a.windows[:, :2], 0) - np.sort(b.windows[:, :2], 0)).max() < 1e-3
 
 
+def test_many_queries_about_one_video(runtime):
+    (video, *_), texts = pairs(9)
+    together = runtime.predict(video, texts, batch_size=4)
+    for a, text in zip(together, texts):
+        b = runtime.predict(video, text)
+        assert np.abs(a.windows[:, 2] - b.windows[:, 2]).max() < 1e-5 and np.allclose(a.saliency, b.saliency, atol=1e-5)
+    assert runtime.predict(video, []) == [] and runtime.predict([video], [texts[0]])[0].windows.shape == (10, 3)
+
+
+def test_inside_an_answer(runtime):
+    (video, *_), (text, *_) = pairs(1)
+    trace, answer = runtime.trace(video, text), runtime.predict(video, text)
+    assert np.allclose(trace.saliency, answer.saliency, atol=1e-6) and np.allclose(np.sort(trace.scores)[::-1], answer.windows[:, 2], atol=1e-6)
+    assert trace.attention["fusion.0.t2v"].shape[1:] == (len(video), len(text)) and np.allclose(trace.attention["fusion.0.t2v"].sum(-1), 1, atol=1e-5)
+    assert {name: (len(v), len(t)) for name, (v, t) in trace.stages.items()} == dict.fromkeys(
+        ("projection", "refinement", "t2v", "fusion", "encoder"), (len(video), len(text)))
+
+
+def long_pair(clips=400, seed=1):
+    rng = np.random.default_rng(seed)
+    return l2_normalize(rng.standard_normal((clips, 96))).astype(np.float32), l2_normalize(rng.standard_normal((5, 64))).astype(np.float32)
+
+
+@pytest.mark.parametrize("clips", [1, 2, 39, 40])
+def test_a_video_within_one_window_gets_the_plain_answer(runtime, clips):
+    video, text = long_pair(clips)
+    plain, windowed = runtime.predict(video, text, window=0), runtime.predict(video, text, window=40)
+    assert (plain.windows == windowed.windows).all() and (plain.saliency == windowed.saliency).all()
+
+
+def test_shifting_the_video_shifts_the_answer(runtime):
+    video, text = long_pair()
+    video[180:200] = video[180]                                               # something happens
+    here, later = (runtime.predict(x, text, window=40) for x in (video[40:360], video[:320]))     # by 40 clips: two steps
+    assert np.allclose(here.saliency[40:240], later.saliency[80:280], atol=1e-5)
+    inner = lambda p, low, high: p.windows[(p.windows[:, 0] >= low) & (p.windows[:, 1] <= high), :2]
+    a, b = inner(here, 2 * 60, 2 * 220), inner(later, 2 * 100, 2 * 260)
+    assert len(a) == len(b) > 5
+    nearest = np.abs(np.sort(a + 80, 0) - np.sort(b, 0)).max()
+    assert nearest < .05, nearest
+
+
+def test_windows_cover_any_length_alike_for_one_or_many(runtime):
+    video, text = long_pair(97)
+    many, batch = runtime.predict(video, [text, text[:2]], window=40), runtime.predict([video, video[:50]], [text, text], window=40)
+    alone = runtime.predict(video, text, window=40)
+    for other in (many[0], batch[0]):
+        assert np.allclose(other.saliency, alone.saliency, atol=1e-5) and np.allclose(other.windows[:, 2], alone.windows[:, 2], atol=1e-4)
+    assert len(alone.saliency) == 97 and alone.windows[:, 1].max() <= 194 and (np.diff(alone.windows[:, 2]) <= 0).all()
+    assert len(batch[1].saliency) == 50
+
+
+def test_the_contract_says_where_windows_begin(copy, runtime):
+    video, text = long_pair(97)
+    edit(copy, train_clips=40)
+    cut, asked = Runtime.load(copy, "cpu", 1).predict(video, text), runtime.predict(video, text, window=40)
+    assert np.allclose(cut.saliency, asked.saliency, atol=1e-6) and not np.allclose(cut.saliency, runtime.predict(video, text).saliency, atol=1e-3)
+
+
 def test_predictions_are_sorted_inside_the_video_and_json_ready(runtime):
     (video,), (text,) = pairs(1)
     prediction = runtime.predict(video, text, qid=7, query="a dog", vid="beach", whole_clips=True, nms_threshold=.5)
@@ -129,7 +188,7 @@ def edit(folder, **changes):
     (lambda f: (f / "model.onnx").unlink(), "model.onnx: no such file"),
     (lambda f: (f / "contract.json").unlink(), "is not a bundle"),
     (lambda f: (f / "contract.json").write_text("[]"), "no bundle's contract"),
-    (lambda f: edit(f, bundle_version=99), "upgrade videolights"),
+    (lambda f: edit(f, bundle_version=99), "upgrade videolights"), (lambda f: edit(f, bundle_version=1), "export the model again"),
     (lambda f: edit(f, clip_seconds=1.0), "does not belong to model.onnx"),
     (lambda f: edit(f, sources=[]), "add up to 0"), (lambda f: edit(f, sources=[1]), "'sources' needs"),
     (lambda f: edit(f, files={}), "lists no model.onnx"), (lambda f: edit(f, files="model.onnx"), "lists no model.onnx"),

@@ -9,7 +9,7 @@ import pytest
 
 from videolights.config import InputError
 from videolights.encoders.protocol import encode_file, get_encoder
-from videolights.video import probe, read_clips, thumbnails, write_video
+from videolights.video import probe, read_clips, read_views, thumbnails, write_video
 
 av = pytest.importorskip("av")
 # file, length in seconds, upright height and width, frames per second: as their headers tell
@@ -70,6 +70,64 @@ def test_variable_frame_rate(tmp_path):
     seen = np.round((np.concatenate(levels)[:8] - 20) / 20)
     assert seen.tolist() == [2, 2, 2, 2, 2, 2, 4, 4] and len(levels) == 4
     assert np.round((thumbnails(tmp_path / "vfr.mp4", [2.9])[0].mean() - 20) / 20) == 3
+
+
+def lossless(path, starts, last, offset=0, h=6, w=10):
+    "A video without loss whose frame i begins at starts[i] ms (plus an offset for all) and is of level 3 i; `last` ms is how long the last one stays."
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=1000)
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.time_base = w, h, "gray", Fraction(1, 1000)
+        for i, (start, end) in enumerate(zip(starts, [*starts[1:], starts[-1] + last])):
+            frame = av.VideoFrame.from_ndarray(np.full((h, w), 3 * i, np.uint8), format="gray")
+            frame.pts, frame.time_base = int(start + offset), Fraction(1, 1000)
+            for packet in stream.encode(frame): packet.duration = int(end - start); container.mux(packet)
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_any_frame_times_any_clip_length(tmp_path, seed):
+    "Each picture is the last frame that has begun at its instant, whatever the frame rate, the clip's length and the frames per clip."
+    rng = np.random.default_rng(seed)
+    gaps = rng.choice([[20, 40], [1, 900], [33, 34], [300, 2500]][seed % 4], 70) if seed % 3 else rng.integers(1, 600, 70)
+    starts, tau, count, offset = np.cumsum([0, *gaps[:-1]]), float(rng.choice([.3, .5, 1, 1.7, 2, 5])), int(rng.integers(1, 9)), int(rng.choice([0, 0, 777]))
+    path = lossless(tmp_path / "v.mkv", starts, gaps[-1], offset)
+    clips, end = list(read_clips(path, tau, count)), (starts[-1] + gaps[-1]) / 1000
+    levels = np.concatenate([clip[:, 0, 0, 0] for clip in clips]) / 3
+    instants = (np.arange(len(levels)) + .5) * tau / count
+    assert abs(len(clips) - max(np.floor(end / tau + .5), 1)) <= (abs(end / tau % 1 - .5) < .05 / tau + 1e-3)       # the last frame's stay is rounded by the format
+    near = np.abs(starts[:, None] / 1000 - instants).min(0) < 2e-3                                                  # a frame begins just there: either one will do
+    shown = np.searchsorted(starts / 1000, instants, side="right") - 1
+    assert (near | (np.round(levels) == shown) | (instants > end - .05)).all()
+
+
+def test_views_are_separate_reads(tmp_path):
+    starts = np.cumsum([0, *np.random.default_rng(1).integers(5, 700, 40)])
+    path, views = lossless(tmp_path / "v.mkv", starts, 100, h=31, w=45), [(1, None), (32, 16), (4, (12, 20)), (3, 16)]
+    for n, (together, *alone) in enumerate(zip(read_views(path, 1.3, views), *(read_clips(path, 1.3, *view) for view in views), strict=True), 1):
+        assert all(np.array_equal(a, b) for a, b in zip(together, alone, strict=True))
+        assert [clip.shape for clip in together] == [(1, 31, 45, 3), (32, 16, 16, 3), (4, 12, 20, 3), (3, 16, 16, 3)]       # odd sizes stay odd
+    assert n == int((starts[-1] + 100) / 1300 + .5)
+
+
+def test_centre_square_keeps_the_proportions(tmp_path):
+    picture = np.zeros((60, 120, 3), np.uint8); picture[20:40, 50:70] = 250                     # a square in the middle
+    for name, frame in dict(wide=picture, tall=np.rot90(picture)).items():
+        square = next(read_clips(write_video(tmp_path / f"{name}.mp4", [frame] * 8, 8), 1, 1, 30))[0, ..., 0] > 125
+        assert square.shape == (30, 30) and square[11:19, 11:19].all() and abs(square.sum() - 100) <= 40
+        large = next(read_clips(tmp_path / f"{name}.mp4", 1, 1, 90))[0]
+        assert large.shape == (90, 90, 3) and large[45, 45].min() > 200                         # small videos are enlarged
+
+
+def test_a_size_that_changes_on_the_way(tmp_path):
+    for name, (h, w) in dict(a=(48, 64), b=(64, 48)).items():
+        with av.open(str(tmp_path / f"{name}.h264"), "w", format="h264") as container:
+            stream = container.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
+            stream.height, stream.width, stream.pix_fmt = h, w, "yuv420p"
+            for _ in range(10): container.mux(stream.encode(grey(h, w, 100)))
+            container.mux(stream.encode(None))
+    (tmp_path / "both.h264").write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
+    assert {clip.shape for clip in read_clips(tmp_path / "both.h264", .5, 2)} == {(2, 48, 64, 3)}
 
 
 def test_no_clip_is_lost_between_frame_rates(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 LIGHT = """bundle cli config files runtime spans video data.annotations data.features data.toyworld encoders.builtin encoders.protocol
-evaluation.highlights evaluation.moments evaluation.predictions evaluation.reports explore.heatmaps""".split()   # need no torch
+encoders.frames encoders.exported evaluation.highlights evaluation.moments evaluation.predictions evaluation.reports explore.heatmaps bulk reel sessions""".split()   # need no torch
 
 
 def run(*command, **kwargs):

@@ -16,7 +16,8 @@ from .bundle import MODEL, PARITY, PRECISIONS, README, open_bundle, seal
 from .config import InputError
 from .evaluation.reports import HEADLINES, evaluate
 from .files import atomic_path, read_json, write_json, write_text
-from .runtime import Runtime, open_session
+from .runtime import Runtime
+from .sessions import open_session
 
 # %% ../nbs/75_precision.ipynb #462ab2d4
 EXACT = ("CumSum", "Sin", "Cos", "Range", "Min", "Max")   # stay in float32

@@ -1,0 +1,186 @@
+"From a folder of videos, good and bad, to a data set that trains."
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+av = pytest.importorskip("av")
+
+from videolights.cli import main
+from videolights.config import DataConfig, InputError
+from videolights.data.extraction import extract, open_encoders, video_file
+from videolights.data.features import check
+from videolights.encoders.protocol import encode_file
+from videolights.files import read_array, read_jsonl, write_jsonl
+from videolights.video import write_video
+
+
+def run(*words): return main([str(w) for w in words])
+
+
+def features(out): return {p.relative_to(out): p.read_bytes() for p in sorted(out.rglob("*.npz"))}
+
+
+def moving(seconds, fps=8, h=32, w=40):
+    for i in range(round(seconds * fps)): yield (np.add.outer(np.arange(h) * 2, np.arange(w) + 3 * i)[..., None] * [1, 2, 3] % 251).astype(np.uint8)
+
+
+class Cheap:
+    "Mean colours and lengths of words."
+    name, video_dim, text_dim, frames_per_clip, frame_size = "cheap", 3, 1, 2, (8, 8)
+    def encode_video(self, clips): return np.stack([clip.mean((0, 1, 2)) for clip in clips]).astype(np.float32)
+    def encode_text(self, queries): return [np.array([[len(w)] for w in q.split()], np.float32) for q in queries]
+
+
+GOOD = {"good.mp4": 5, "two words.mp4": 4, "größe 测试 🐕.mp4": 3, "sub/nested.mov": 2.1, "still.mp4": .125}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    "Good videos under awkward names, and files that are none."
+    folder = tmp_path_factory.mktemp("zoo")
+    (folder / "sub").mkdir()
+    for name, seconds in GOOD.items(): write_video(folder / name, moving(seconds), 8)
+    (folder / "half.mp4").write_bytes((folder / "good.mp4").read_bytes()[:1500])
+    noise = bytearray((folder / "good.mp4").read_bytes()); noise[100:-900] = np.random.default_rng(0).bytes(len(noise) - 1000)
+    (folder / "corrupt.mp4").write_bytes(noise)
+    (folder / "zero.mp4").touch()
+    (folder / "notes.txt").write_text("not a video\n" * 100)
+    (folder / "good.json").write_text("{}")
+    (folder / ".hidden.mp4").touch()
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        audio = container.add_stream("aac", rate=44100, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono"); frame.sample_rate = 44100
+        container.mux(audio.encode(frame)); container.mux(audio.encode(None))
+    return folder
+
+
+BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "notes.txt": "no moving pictures", "good.json": "shares its name with good.mp4",
+       "sound.mp4": "no moving pictures"}
+
+
+def queries(path, vids):
+    write_jsonl(path, [dict(qid=f"{path.stem}_{i}", query=f"a thing moves {i}", vid=vid, duration=max(round(seconds), 2), relevant_windows=[[0, 2]])
+                       for i, (vid, seconds) in enumerate(vids.items())])
+    return path
+
+
+@pytest.fixture
+def annotations(tmp_path):
+    vids = {name.split("/")[-1].rsplit(".", 1)[0]: seconds for name, seconds in GOOD.items()}
+    return queries(tmp_path / "my_train.jsonl", vids | {"half": 5}), queries(tmp_path / "my_val.jsonl", vids)
+
+
+def test_every_kind_of_file_by_the_command(zoo, annotations, tmp_path, capsys):
+    out = tmp_path / "out"
+    words = ("extract", zoo, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--workers", 3, "--batch", 4)
+    assert run(*words) == 1
+    said = capsys.readouterr().out
+    assert "done:     5 videos" in said and "failed:   6 files" in said and "left out: 1 queries of train" in said
+    failures = {row["video"].rsplit("/", 1)[1]: row["reason"] for row in read_jsonl(out / "failures.jsonl")}
+    assert failures.keys() == BAD.keys() and all(BAD[name] in reason and "\n" not in reason for name, reason in failures.items()), failures
+    rows = {p.stem: len(read_array(p, "features")) for p in (out / "builtin_features").iterdir()}
+    assert rows == {"good": 3, "two words": 2, "größe 测试 🐕": 2, "nested": 1, "still": 1}
+    data = DataConfig.load(out / "dataset.yaml")
+    assert run("data", "check", out / "dataset.yaml") == 0 and set(data.splits) == {"train", "val"} and data.encoder == "builtin"
+    before = features(out)
+    assert run(*words) == 1 and "done:     0 videos, 0 clips, 0 queries; 5 videos were there already" in capsys.readouterr().out and features(out) == before
+
+
+def test_what_was_extracted_packs_and_trains(zoo, annotations, tmp_path):
+    out, good = tmp_path / "out", tmp_path / "good"
+    good.mkdir()
+    for name in GOOD: os.symlink(zoo / name, good / name.split("/")[-1])
+    assert run("extract", good, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--pack") == 0 and not (out / "failures.jsonl").read_text()
+    model = dict(dim=16, heads=2, feedforward=16, encoder_layers=1, decoder_layers=1, slots=3, align_dim=8)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dict(data="out/dataset.yaml", model=model, train=dict(epochs=1, batch_size=3))))   # two steps
+    assert run("train", tmp_path / "recipe.yaml", "--out", tmp_path / "run") == 0
+    assert run("evaluate", tmp_path / "run") == 0
+
+
+def test_three_hours_at_a_low_rate(tmp_path):
+    write_video(tmp_path / "videos/long.mp4", (np.full((16, 16, 3), 20 + i // 60, np.uint8) for i in range(3 * 3600)), 1)
+    done, *_ = extract(tmp_path / "videos", {"cheap": Cheap()}, tmp_path / "out", batch=64, progress=False)
+    rows = read_array(video_file(tmp_path / "out", "cheap", "long"))
+    assert rows.shape == (5400, 3) and done.clips == 5400 and abs(rows[:, 0] - (20 + np.arange(5400) // 30)).max() < 5       # each minute is a level brighter
+
+
+def test_killed_in_the_middle_and_resumed(tmp_path):
+    for i in range(6): write_video(tmp_path / f"videos/{i}.mp4", moving(12 + 4 * i), 8)
+    words = lambda out: [sys.executable, "-m", "videolights", "extract", str(tmp_path / "videos"), "--sources", "builtin", "--out", str(out), "--workers", "2"]
+    assert subprocess.run(words(tmp_path / "whole"), capture_output=True).returncode == 0
+    process, deadline = subprocess.Popen(words(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL), time.time() + 60
+    while not features(tmp_path / "killed") and process.poll() is None and time.time() < deadline: time.sleep(.01)
+    process.send_signal(signal.SIGKILL); process.wait()
+    assert 0 < len(features(tmp_path / "killed")) < 6, "killed too late to show anything"
+    assert run("extract", tmp_path / "videos", "--sources", "builtin", "--out", tmp_path / "killed") == 0
+    assert features(tmp_path / "killed") == features(tmp_path / "whole")
+
+
+def test_several_encoders_share_a_decode(zoo, annotations, tmp_path):
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from videolights.encoders.blip2 import random_blip2
+    from videolights.encoders.clip import random_clip
+    from videolights.encoders.slowfast import SlowFast, SlowFastEncoder
+    torch.manual_seed(0)
+    encoders = {"slowfast": SlowFastEncoder(SlowFast(8, (1, 1, 1, 1)), frames=8, size=32, device="cpu"),
+                **open_encoders(["clip", "blip2"], dict(clip=str(random_clip(tmp_path / "clip")), blip2=str(random_blip2(tmp_path / "blip2"))), "cpu")}
+    done, data, left = extract(zoo, encoders, tmp_path / "out", annotations=annotations, batch=5, workers=2, progress=False)
+    config = DataConfig.load(data)
+    assert len(done.done) == 5 and check(config, progress=False) == [] and left == {"train": 1, "val": 0}
+    assert [s.name for s in config.sources] == ["slowfast", "clip", "blip2", "clip_text", "blip2_text"] and config.encoder == "slowfast+clip+blip2"
+    for name, encoder in encoders.items():
+        for vid in ("good", "still"):
+            np.testing.assert_allclose(read_array(video_file(tmp_path / "out", name, vid)).astype(np.float32), encode_file(encoder, zoo / f"{vid}.mp4", 2), atol=2e-3)
+    before = features(tmp_path / "out")
+    for name, vid in [("blip2", "good"), ("slowfast", "nested")]: video_file(tmp_path / "out", name, vid).unlink()          # one source of one video each
+    again, *_ = extract(zoo, encoders, tmp_path / "out", annotations=annotations, batch=5, workers=1, progress=False)
+    assert set(again.done) == {"good", "nested"} and again.skipped == 3
+    assert features(tmp_path / "out") == before
+
+
+class Fragile(Cheap):
+    "Fails on bright clips, and gives no number for dark ones."
+    def encode_video(self, clips):
+        rows = super().encode_video(clips)
+        if rows.max() > 200: raise RuntimeError("out of memory")
+        return np.where(rows < 5, np.nan, rows)
+
+
+def test_a_video_that_an_encoder_cannot_take_fails_alone(tmp_path):
+    for name, level in dict(bright=240, dark=0, fine=100, other=120).items():
+        write_video(tmp_path / f"videos/{name}.mp4", [np.full((16, 16, 3), level, np.uint8)] * 24, 4)
+    done, *_ = extract(tmp_path / "videos", {"fragile": Fragile()}, tmp_path / "out", batch=8, progress=False)
+    assert sorted(done.done) == ["fine", "other"] and done.failed == {"bright": "out of memory", "dark": "its features are not finite in half precision"}
+    assert sorted(p.stem for p in (tmp_path / "out/fragile_features").iterdir()) == ["fine", "other"]
+
+
+def test_a_full_disk_stops_the_run(tmp_path, monkeypatch):
+    write_video(tmp_path / "videos/a.mp4", moving(2), 8)
+    def full(*args, **kwargs): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(InputError, match="cannot be written"): extract(tmp_path / "videos", {"cheap": Cheap()}, tmp_path / "out", progress=False)
+    assert not list((tmp_path / "out").rglob("*.npz*"))
+
+
+def test_bad_input_is_one_line(zoo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("VIDEOLIGHTS_WEIGHTS", str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "slash.jsonl").write_text('{"qid": "../1", "query": "a dog", "vid": "good"}\n')
+    out = ("--out", tmp_path / "out")
+    cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no files"),
+             ((zoo, "--sources", "bultin", *out), "no encoder is called 'bultin'"), ((zoo, "--sources", ",", *out), "names no encoder"),
+             ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "positive number"),
+             ((zoo, "--sources", "builtin", "--weights", "clip", *out), "expected source=place"), ((zoo, "--sources", "builtin", "--weights", "clip=x", *out), "is not among the sources"),
+             ((zoo, "--sources", "builtin", "--annotations", tmp_path / "slash.jsonl", *out), "slash"), ((zoo, "--sources", "builtin", "--pack", *out), "--annotations"),
+             ((zoo, "--sources", "slowfast", "--device", "cpu", *out), "get SLOWFAST_8x8_R50.pkl"), ((zoo, "--sources", "slowfast", "--device", "tpu", *out), "choose cpu or auto")]
+    for words, says in cases:
+        assert run("extract", *words) == 2, words
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and says in error[0], (words, error)
+    assert not list((tmp_path / "out").glob("*_features"))
