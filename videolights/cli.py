@@ -33,7 +33,7 @@ from .files import read_json, read_jsonl, write_csv, write_json, write_jsonl, wr
 
 # %% ../nbs/90_cli.ipynb #212aa699
 EXTRAS = dict(torch="train", scipy="train", accelerate="train", safetensors="train", huggingface_hub="train", tqdm="train", tensorboard="train",
-              onnx="export", onnxscript="export", onnxruntime="runtime", av="video", PIL="video",
+              onnx="export", onnxscript="export", onnxruntime="runtime", av="video", PIL="explore",
               tokenizers="video", transformers="encoders", fastapi="serve", uvicorn="serve",
               python_multipart="serve", ray="ray", plotly="explore", kaleido="explore",
               ipywidgets="explore", anywidget="explore", voila="explore")
