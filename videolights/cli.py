@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'chain', 'disk_is_full', 'explain', 'data_check', 'data_pack', 'toyworld', 'parse_weights', 'extract',
-           'synthesize', 'network_options', 'encoder_options', 'parse_changes', 'train', 'ablate', 'predict_run',
-           'score_run', 'predict_bundle', 'read_scored', 'evaluate', 'export', 'export_weights', 'size_mib',
-           'validation_split', 'check_precisions', 'convert', 'metrics_of', 'benchmark', 'predict', 'predict_one',
-           'predict_many', 'write_cuts', 'serve', 'clock', 'describe', 'report', 'explore', 'demo_config', 'Steps',
-           'claim_folder', 'demo', 'demo_scores', 'demo_report', 'farewell', 'Parser', 'add_verb', 'build_parser',
-           'positive', 'amount', 'add_data_verbs', 'add_extract_options', 'add_engine_options',
-           'add_synthesize_options', 'add_training_verbs', 'add_using_verbs', 'add_asking_verbs', 'main',
-           'resume_command']
+           'synthesize', 'network_options', 'encoder_options', 'parse_changes', 'train', 'ablate', 'draw_table',
+           'predict_run', 'score_run', 'predict_bundle', 'read_scored', 'evaluate', 'export', 'export_weights',
+           'size_mib', 'validation_split', 'check_precisions', 'convert', 'metrics_of', 'benchmark', 'predict',
+           'predict_one', 'predict_many', 'write_cuts', 'serve', 'clock', 'describe', 'report', 'explore',
+           'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report', 'farewell', 'Parser',
+           'add_verb', 'build_parser', 'positive', 'amount', 'add_data_verbs', 'add_extract_options',
+           'add_engine_options', 'add_synthesize_options', 'add_training_verbs', 'add_using_verbs', 'add_asking_verbs',
+           'main', 'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import argparse
@@ -191,8 +191,21 @@ def ablate(args):
     from videolights.experiments import Grid, run_grid, to_markdown
     out = Path(args.out or Path("runs", Path(args.grid).stem))
     table, failed = run_grid(Grid.load(args.grid), out, args.jobs or 0)
-    print(to_markdown(table) + f"\nwritten to {out}/table.md and table.json; runs in {out}/runs")
+    drawn = draw_table(table, out / "figures")
+    print(to_markdown(table) + f"\nwritten to {out}/table.md, .json, .tex and .csv{', drawn in ' + str(out / 'figures') if drawn else ''}; runs in {out}/runs")
     if failed: raise InputError(f"{len(failed)} runs failed: {', '.join(failed)}; read their .log files in {out}/runs, then run the command again")
+
+# %% ../nbs/90_cli.ipynb #5e52e5bb
+def draw_table(
+    table,   # of `run_grid`
+    folder,  # of the figures
+):           # their paths; none where plotly is not installed
+    "One page for each metric of a grid: every seed of every row."
+    from videolights.experiments import slug
+    try: from videolights.explore.figures import ablation_figure, save_figure
+    except ImportError: return []
+    folder.mkdir(parents=True, exist_ok=True)
+    return [save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html") for metric in table["metrics"]]
 
 # %% ../nbs/90_cli.ipynb #40d80936
 def predict_run(
@@ -638,11 +651,11 @@ def add_training_verbs(verbs):
     fit.add_argument("--pretrained", metavar="RUN", help="start from the weights of this run or checkpoint folder; says which parameters were taken, left behind and new")
     fit.add_argument("--lr", type=amount, help="learning rate, short for --set train.lr=LR; fine-tuning often wants a smaller one")
     fit.add_argument("--resume", action="store_true", help="continue exactly where the run stopped")
-    many = add_verb(verbs, "ablate", ablate, "train the rows of a grid with several seeds each and make one table; goes on where it stopped",
-                    ["videolights ablate recipes/tables/released-small.yaml", "videolights ablate recipes/tables/tvsum.yaml --jobs 4"])
-    many.add_argument("grid", metavar="GRID.yaml", help="base recipe, named rows of changes, seeds")
+    many = add_verb(verbs, "ablate", ablate, "train the rows of a grid on its data sets with several seeds each and make one table; goes on where it stopped",
+                    ["videolights ablate recipes/tables/table5-small.yaml", "videolights ablate recipes/tables/table3.yaml --jobs 4"])
+    many.add_argument("grid", metavar="GRID.yaml", help="base recipe, named rows of changes, data sets, seeds")
     many.add_argument("--out", metavar="DIR", help="folder of runs and table (default: runs/<name of the grid>)")
-    many.add_argument("--jobs", type=positive, help="runs side by side (default: half the cores)")
+    many.add_argument("--jobs", type=positive, help="runs side by side (default: one for each GPU, or half the cores where there is none)")
     score = add_verb(verbs, "evaluate", evaluate, "score a run's best checkpoint, an exported bundle, or any file of predictions",
                      ["videolights evaluate runs/qvhighlights --split val --out metrics.json",
                       "videolights evaluate runs/qvhighlights --shuffle-text",
