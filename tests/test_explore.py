@@ -11,13 +11,12 @@ import pytest
 go = pytest.importorskip("plotly.graph_objects")
 torch = pytest.importorskip("torch")
 
-from plotly.offline import get_plotlyjs
-
 from videolights.config import Config, DataConfig, InputError, ModelConfig, Source
 from videolights.data.batches import append_tef
 from videolights.explore.figures import TRUTH, heatmap_figure, timeline_figure
 from videolights.explore.heatmaps import STAGES, contrast, correspondence, stage_features, stage_heatmaps, word_labels
-from videolights.explore.report import choose_examples, per_query_rows, write_report
+from videolights.explore.report import choose_examples, packed_plotly, unpack, write_report
+from videolights.explore.results import per_query_rows
 from videolights.files import write_json, write_jsonl
 from videolights.model.videolights import VideoLights
 
@@ -132,11 +131,12 @@ def test_report_is_one_safe_file(run, model, tmp_path):
     folder, data = run
     page = write_report(tmp_path / "report.html", folder, data, model,
                         floors=[{"name": "a <i>floor</i>", "MR-full-mAP": 9.}]).read_text(encoding="utf-8")
-    own = page.replace(get_plotlyjs(), "")
-    assert len(page) - len(own) == len(get_plotlyjs()) and page.count("plotly.js v") == 1
+    own = page.replace(packed_plotly(), "")
+    assert len(page) - len(own) == len(packed_plotly()) and len(page) < 2_000_000
+    assert all(json.loads(unpack(packed))["data"] for packed in re.findall(r'data-figure="[^"]+">([^<]*)<', own))
     assert not re.search(r'(src|href)="(?!#)', own) and "http" not in re.sub(r"http://www.w3.org\S*", "", own)
     assert "<img" not in own and "<i>floor" not in own and "<b>up" not in own and own.count("</script>") == own.count("<script")
-    assert "&lt;/script&gt;" in own and len(own) < 400_000
+    assert "&lt;/script&gt;" in own and len(own) < 160_000
 
 
 def test_failed_report_keeps_the_old_one(run, model, tmp_path):

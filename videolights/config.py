@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PROTOCOLS', 'PRESETS', 'InputError', 'from_dict', 'read_yaml', 'Source', 'DataConfig', 'expand_variables',
-           'ModelConfig', 'LossConfig', 'TrainConfig', 'Config', 'preset']
+           'ModelConfig', 'LossConfig', 'TrainConfig', 'preset_fields', 'from_preset', 'Config']
 
 # %% ../nbs/01_config.ipynb #31437f61
 import dataclasses
@@ -171,28 +171,37 @@ class ModelConfig:
     kernel: int = 3                  # clips seen by a convolution of the projection
     projection_layers: int = 2       # blocks of the projection
     last_relu: bool = True           # ReLU on the last block too; the release has it on the earlier ones alone
-    refinement: str = "paper"        # FRA: "paper", "released" (its correspondence is a constant) or "none"
+    refinement: str = "paper"        # FRA: "paper" or "released" (its correspondence is a constant); "tr-detr" (its visual feature refinement) or "none"
     correspondence: str = "attended" # V_Q in FRA: "attended" softmax(V_Q)·T, any length; "padded" V_Q itself, padded to max_words
     refine_negatives: bool = True    # refine the clips of a mismatched pair with the mismatched query; the release keeps their own
-    fusion: str = "bi"               # "bi" (Bi-CMF), "released" (Bi-CMF as released), "uni" (text to video alone, as in QD-DETR) or "none"
-    fusion_layers: int = 1           # Bi-CMF layers (Fig. 7)
+    fusion: str = "bi"               # "bi" (Bi-CMF), "released" (Bi-CMF as released), "uni" (text to video alone), "qd-detr" (the same in that model's layer) or "none"
+    fusion_layers: int = 1           # layers of it (Fig. 7)
     fusion_residual: bool = True     # residual around the feed-forward of "bi"; the release has none
     fusion_self: bool = True         # self-attention over the fused clips ends each "bi" layer; the release has none
-    encoder_layers: int = 3          # self-attention over clips and the global token
+    encoder: str = "token"           # who attends to whom: "token" (clips and a global token), "clips" (clips alone) or "joint" (clips and words)
+    encoder_layers: int = 3          # self-attention layers
+    decoder: str = "anchors"         # a slot starts from "anchors" (centre and width that move) or "queries" (learned vectors, spans regressed freely)
     decoder_layers: int = 3
+    reciprocity: bool = False        # TR-DETR's: scores weigh the clips that moments are sought in, and the best moment rescores the clips
     slots: int = 10                  # moment queries Q
     feedback: bool = True            # Uni-JFM's GRU; training only
     feedback_padding: bool = False   # the GRU runs on over zeros to the end of the batch's longest video, as released
-    align_dim: int = 64              # width of the space that aligns queries and words
+    negative_pairs: bool = True      # in training, score every video under another one's query as well
+    align_dim: int = 64              # width of the space that aligns queries and words; 0 leaves it out
+    activation: str = "prelu"        # of feed-forward layers: "prelu" (a learned slope each) or "relu"
     dropout: float = 0.1
     input_dropout: float = 0.5       # dropout on the features before each projection block
     max_words: int = 32              # longest query
 
     def __post_init__(self):
         _one_of("projection", self.projection, ("conv", "linear"))
-        _one_of("refinement", self.refinement, ("paper", "released", "none"))
+        _one_of("refinement", self.refinement, ("paper", "released", "tr-detr", "none"))
         _one_of("correspondence", self.correspondence, ("attended", "padded"))
-        _one_of("fusion", self.fusion, ("bi", "released", "uni", "none"))
+        _one_of("fusion", self.fusion, ("bi", "released", "uni", "qd-detr", "none"))
+        _one_of("encoder", self.encoder, ("token", "clips", "joint"))
+        _one_of("decoder", self.decoder, ("anchors", "queries"))
+        _one_of("activation", self.activation, ("prelu", "relu"))
+        if self.reciprocity and self.encoder != "clips": raise InputError(f"reciprocity needs the encoder of clips alone, found {self.encoder!r}; set encoder: clips")
         if self.dim % self.heads or self.dim % 4: raise InputError(f"dim is {self.dim}; it must be a multiple of 4 and of heads ({self.heads})")
         if self.kernel % 2 == 0: raise InputError(f"kernel is {self.kernel}; it must be odd, so that a clip sits in its middle")
 
@@ -217,6 +226,8 @@ class LossConfig:
     feedback: float = 1.0            # 1 − cos(S̄_mr, S), Eq. 12 (Uni-JFM)
     query_text: float = 1.0          # L_qt, Eq. 4
     video_text: float = 1.0          # L_vt, Eqs. 5-6
+    local_align: float = 0.0         # TR-DETR: each projected clip against the sentence
+    global_align: float = 0.0        # TR-DETR: each video against the batch's sentences
     align: float = 0.2               # λ_al: 0.2 QVHighlights, 0.3 Charades-STA, 0.8 TVSum, 0.01 pretraining
     margin: float = 0.2              # of the rank hinge
     temperature: float = 0.5         # τ of the contrastive term
@@ -264,6 +275,55 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "eval_every"):
             if getattr(self, name) < 1: raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
+# %% ../nbs/01_config.ipynb #bf7be215
+# what the three baselines share, and what they leave out of the losses
+_DETR = dict(projection="linear", last_relu=False, refinement="none", fusion_layers=2, encoder_layers=2, decoder_layers=2, feedback=False, align_dim=0)
+_RANKED = dict(hard_negative=0.0, hard_positive=0.0, saliency_cosine=0.0, feedback=0.0, query_text=0.0, video_text=0.0)
+PRESETS = {
+    "model": {
+        "videolights": dict(video_dim=2304 + 512, text_dim=512),                  # SlowFast + CLIP
+        "videolights-b": dict(video_dim=2304 + 512 + 768, text_dim=512 + 768),    # and BLIP-2
+        "released": dict(kernel=1, last_relu=False, refinement="released", refine_negatives=False, fusion="released", feedback_padding=True),  # as the authors' code has it
+        "tvsum-i3d": dict(video_dim=2048, text_dim=512),                          # I3D rgb + flow
+        "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=192, encoder_layers=2, decoder_layers=2, input_dropout=0.1),
+        "moment-detr": dict(_DETR, fusion="none", encoder="joint", decoder="queries", negative_pairs=False, activation="relu"),
+        "qd-detr": dict(_DETR, fusion="qd-detr"),
+        "tr-detr": dict(_DETR, refinement="tr-detr", fusion="qd-detr", encoder="clips", reciprocity=True, negative_pairs=False),
+    },
+    "loss": {
+        "videolights": {},
+        "moment-detr": dict(_RANKED, contrast=0.0, negative_pair=0.0),            # span, gIoU, label and the hinge
+        "qd-detr": _RANKED,                                                       # and the contrast over levels, and negative pairs
+        "tr-detr": dict(_RANKED, negative_pair=0.0, align=1.0, local_align=0.5, global_align=0.3),
+    },
+}
+
+# %% ../nbs/01_config.ipynb #828028aa
+def preset_fields(
+    part: str,   # "model" or "loss"
+    name: str,   # one of PRESETS[part]
+) -> dict:       # the fields it sets
+    "What a preset changes."
+    _one_of(f"{part} preset", name, PRESETS[part])
+    return PRESETS[part][name]
+
+
+def from_preset(cls, values):
+    "The fields of a mapping that may name a preset: its own come before the preset's."
+    part = {ModelConfig: "model", LossConfig: "loss"}.get(cls)
+    if not part or not isinstance(values, dict) or "preset" not in values: return values
+    return {**preset_fields(part, values["preset"]), **{k: v for k, v in values.items() if k != "preset"}}
+
+
+def _preset(cls):
+    def preset(name: str, **changes):
+        "A named variant, with some fields changed."
+        return cls(**from_preset(cls, dict(changes, preset=name)))
+    return staticmethod(preset)
+
+
+ModelConfig.preset, LossConfig.preset = _preset(ModelConfig), _preset(LossConfig)
+
 # %% ../nbs/01_config.ipynb #0673b84b
 @dataclass(frozen=True)
 class Config:
@@ -280,7 +340,7 @@ class Config:
         parts = dict(model=ModelConfig, loss=LossConfig, train=TrainConfig)
         values = dict(values)
         for name, part in parts.items():
-            if name in values: values[name] = from_dict(part, values[name] or {}, f"{where}: {name}")
+            if name in values: values[name] = from_dict(part, from_preset(part, values[name] or {}), f"{where}: {name}")
         return from_dict(cls, values, where)
 
     @classmethod
@@ -292,32 +352,11 @@ class Config:
     def to_dict(self): return asdict(self)
 
     def with_changes(self, changes: dict):
-        "A copy with dotted keys changed: `with_changes({'model.refinement': 'none'})`."
+        "A copy with dotted keys changed: `with_changes({'model.refinement': 'none'})`; a preset changes the fields it names, before all others."
         values = self.to_dict()
-        for key, value in changes.items():
+        for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".preset")):
             part, _, name = key.rpartition(".")
             inside = values.get(part) if part else values
             if not isinstance(inside, dict): raise InputError(f"--set {key}: unknown part '{part}'; use model, loss or train")
-            inside[name] = value
+            inside |= preset_fields(part, value) if name == "preset" and part in PRESETS else {name: value}
         return Config.from_dict(values, "--set " + ", ".join(changes))
-
-# %% ../nbs/01_config.ipynb #2e32bab4
-PRESETS = {
-    "videolights": dict(video_dim=2304 + 512, text_dim=512),                  # SlowFast + CLIP
-    "videolights-b": dict(video_dim=2304 + 512 + 768, text_dim=512 + 768),    # and BLIP-2
-    "released": dict(kernel=1, last_relu=False, refinement="released", refine_negatives=False, fusion="released", feedback_padding=True),  # as the authors' code has it
-    "tvsum-i3d": dict(video_dim=2048, text_dim=512),                          # I3D rgb + flow
-    "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=192, encoder_layers=2, decoder_layers=2, input_dropout=0.1),
-}
-
-
-def preset(
-    name: str,   # one of PRESETS
-    **changes,   # fields to change
-):               # a ModelConfig
-    "A named variant of the architecture."
-    _one_of("preset", name, PRESETS)
-    return ModelConfig(**{**PRESETS[name], **changes})
-
-
-ModelConfig.preset = staticmethod(preset)

@@ -226,7 +226,7 @@ class Run:
         self.rows, self.best, self.best_epoch, self.steps = [], -math.inf, 0, len(self.sampler)
 
     def _share(self):
-        "This process's part of every batch."
+        "This process's part of every batch; every process has the same batches in mind, so together they see what one process would."
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         class Share:
             def __iter__(share): return (batch[rank::world] or batch[:1] for batch in self.sampler)
@@ -250,7 +250,9 @@ class Run:
             if self.average: self.average.update_parameters(self.model)
             for k, v in terms.items(): sums[k] = sums.get(k, 0.0) + v.item()
             bar.update(); bar.set_postfix(epoch=epoch + 1, loss=f"{terms['total'].item():.2f}", best=f"{self.best:.2f}", refresh=False)
-        return {f"loss_{k}": v / self.steps for k, v in sums.items()}
+        means = torch.tensor([v / self.steps for v in sums.values()], dtype=torch.float64)
+        if self.accelerator.num_processes > 1: means = self.accelerator.reduce(means.float().to(self.accelerator.device), "mean")     # each has seen its part of the batches
+        return {f"loss_{k}": v for k, v in zip(sums, means.tolist())}
 
     def score(self) -> tuple[list[dict], dict]:
         "Predictions and metrics on the evaluation split."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['inverse_sigmoid', 'SlotAttention', 'per_head', 'ClipAttention', 'DecoderLayer', 'anchor_features', 'Decoder',
-           'MomentHeads']
+           'QueryDecoderLayer', 'QueryDecoder', 'MomentHeads']
 
 # %% ../../nbs/34_model.decoder.ipynb #b33c358a
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import MASKED, MLP, FeedForward, Watched, attend, sine_features, split_heads
-from .fusion import Residual
+from .fusion import CrossAttention, Residual
 
 # %% ../../nbs/34_model.decoder.ipynb #2e9894fa
 def inverse_sigmoid(
@@ -140,6 +140,42 @@ class Decoder(nn.Module):
         return torch.stack(outputs), torch.stack(used)
 
 # %% ../../nbs/34_model.decoder.ipynb #6836fec0
+class QueryDecoderLayer(nn.Module):
+    "Slots among themselves, slots to the encoded sequence, feed-forward; post-norm."
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float):
+        super().__init__()
+        self.slots, self.clips = CrossAttention(dim, heads, dropout), CrossAttention(dim, heads, dropout)
+        self.feedforward, self.residual = FeedForward(dim, feedforward, dropout), Residual(dim, dropout)
+
+    def forward(self, x, queries, memory, position, mask):
+        x = self.slots(x, queries, x, queries, None)
+        x = self.clips(x, queries, memory, position, mask)
+        return self.residual(x, self.feedforward(x))
+
+
+class QueryDecoder(nn.Module):
+    "Moment slots as learned queries."
+
+    def __init__(self, dim: int, heads: int, feedforward: int, layers: int, slots: int, dropout: float):
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(slots, dim))
+        self.layers, self.norm = nn.ModuleList(QueryDecoderLayer(dim, heads, feedforward, dropout) for _ in range(layers)), nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        memory: Tensor,         # (B, M, d) encoded
+        position: Tensor,       # (B, M, d)
+        mask: Tensor,           # (B, M) bool
+    ) -> tuple[Tensor, Tensor]: # slots (layers, B, Q, d), and anchors (layers, B, Q, 2) that say nothing
+        x, outputs = torch.zeros_like(memory[:, :1]).expand(-1, len(self.queries), -1), []
+        for layer in self.layers:
+            x = layer(x, self.queries, memory, position, mask)
+            outputs.append(self.norm(x))
+        slots = torch.stack(outputs)
+        return slots, torch.full_like(slots[..., :2], 0.5)
+
+# %% ../../nbs/34_model.decoder.ipynb #da3f6dcd
 class MomentHeads(nn.Module):
     "Class logits and spans of every slot."
 

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from ..config import InputError, ModelConfig, from_dict
 from ..files import read_json
-from .attention import clip_positions
-from .decoder import Decoder, MomentHeads
-from .encoder import Encoder, Saliency
+from .attention import FeedForward, clip_positions
+from .decoder import Decoder, MomentHeads, QueryDecoder
+from .encoder import ClipSaliency, Encoder, PlainEncoder, Saliency, beside
 from .feedback import Feedback
 from .fusion import Fusion
 from .projection import Projection
-from .refinement import Refinement, ReleasedRefinement
+from .reciprocity import Reciprocity
+from .refinement import QueryGuidedRefinement, Refinement, ReleasedRefinement
 
 # %% ../../nbs/36_model.videolights.ipynb #941d98e2
 class Output(NamedTuple):
@@ -46,17 +47,37 @@ class TrainingOutput:
     spans: Tensor                    # (layers, B, Q, 2)
     logits: Tensor                   # (layers, B, Q, 2)
     saliency: Tensor                 # (B, L), anything on padding: the losses mask it
-    negative_saliency: Tensor        # (B, L) of the same clips with another video's query
+    negative_saliency: Tensor | None # (B, L) of the same clips with another video's query, None without negative pairs
     feedback_saliency: Tensor | None # (B, L) under the best moment, None without feedback
-    query_embedding: Tensor          # (layers, B, Q, align_dim) unit vectors
-    word_embedding: Tensor           # (B, N, align_dim) unit vectors
+    query_embedding: Tensor | None   # (layers, B, Q, align_dim) unit vectors, None without a space to align in
+    word_embedding: Tensor | None    # (B, N, align_dim) unit vectors
     text: Tensor                     # (B, N, d) projected words
     refined: Tensor                  # (B, L, d) refined clips
+    video: Tensor                    # (B, L, d) projected clips
 
 # %% ../../nbs/36_model.videolights.ipynb #38ce7624
 def _refinement(c: ModelConfig):
     if c.refinement == "paper": return Refinement(c.dim, c.kernel, c.max_words if c.correspondence == "padded" else 0, c.dropout)
-    return ReleasedRefinement(c.dim, c.dropout) if c.refinement == "released" else None
+    return {"released": ReleasedRefinement, "tr-detr": QueryGuidedRefinement}[c.refinement](c.dim, c.dropout) if c.refinement != "none" else None
+
+
+def _encoder(c: ModelConfig):
+    sizes = c.dim, c.heads, c.feedforward, c.encoder_layers, c.dropout
+    return (Encoder(*sizes), Saliency(c.dim)) if c.encoder == "token" else (PlainEncoder(*sizes, c.encoder == "joint"), ClipSaliency(c.dim))
+
+
+def _decoder(c: ModelConfig):
+    decoder = Decoder if c.decoder == "anchors" else QueryDecoder
+    return decoder(c.dim, c.heads, c.feedforward, c.decoder_layers, c.slots, c.dropout), MomentHeads(c.dim)
+
+
+def _start(model: "VideoLights"):
+    "Initial weights of the transformer: Xavier's, but for what slots start from; first answers are the anchors themselves."
+    for part in (model.fusion, model.encoder, model.decoder):
+        for name, p in part.named_parameters():
+            if p.dim() > 1 and name not in ("anchors", "queries"): nn.init.xavier_uniform_(p)
+    for mlp in (model.decoder.step, model.heads.span) if model.config.decoder == "anchors" else ():
+        nn.init.zeros_(mlp[-1].weight); nn.init.zeros_(mlp[-1].bias)
 
 # %% ../../nbs/36_model.videolights.ipynb #bd62a442
 class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", tags=["moment-retrieval", "highlight-detection"],
@@ -70,15 +91,15 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         self.video_projection, self.text_projection = project(c.video_dim + 2), project(c.text_dim)
         self.refinement = _refinement(c)
         self.fusion = Fusion(c.fusion, c.dim, c.heads, c.feedforward, c.fusion_layers, c.max_words, c.dropout, keep=c.fusion_residual, itself=c.fusion_self)
-        self.encoder, self.saliency = Encoder(c.dim, c.heads, c.feedforward, c.encoder_layers, c.dropout), Saliency(c.dim)
-        self.decoder, self.heads = Decoder(c.dim, c.heads, c.feedforward, c.decoder_layers, c.slots, c.dropout), MomentHeads(c.dim)
-        self.query_align, self.word_align = nn.Linear(c.dim, c.align_dim), nn.Linear(c.dim, c.align_dim)
+        self.encoder, self.saliency = _encoder(c)
+        self.decoder, self.heads = _decoder(c)
+        self.query_align, self.word_align = (nn.Linear(c.dim, c.align_dim) if c.align_dim else None for _ in range(2))
         self.feedback = Feedback(c.dim, c.feedback_padding) if c.feedback else None
-        for part in (self.fusion, self.encoder, self.decoder):
-            for p in part.parameters():
-                if p.dim() > 1 and p is not self.decoder.anchors: nn.init.xavier_uniform_(p)
-        for mlp in (self.decoder.step, self.heads.span):     # the first answers are the anchors themselves
-            nn.init.zeros_(mlp[-1].weight); nn.init.zeros_(mlp[-1].bias)
+        self.reciprocity = Reciprocity(c.dim, c.feedback_padding) if c.reciprocity else None
+        if c.activation == "relu":
+            for part in self.modules():
+                if isinstance(part, FeedForward): part[1] = nn.ReLU()
+        _start(self)
 
     def project(
         self,
@@ -104,9 +125,38 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         "Fusion, encoder and saliency."
         position = clip_positions(video_mask, refined.shape[-1])
         fused, words, t2v, read = self.fusion(refined, position, video_mask, text, text_mask)
-        encoded, token = self.encoder(fused, position, video_mask)
-        stages = dict(refinement=Stage(refined, text), t2v=Stage(t2v, read), fusion=Stage(fused, words), encoder=Stage(encoded, words))
-        return stages, self.saliency(encoded, token).float(), position
+        encoded, saliency = self.encode(fused, position, video_mask, words, text_mask)
+        if self.reciprocity:
+            stronger = self.reciprocity.strengthen(encoded.video, fused, saliency, video_mask)
+            encoded, saliency = self.encode(stronger, position, video_mask, words, text_mask)
+        stages = dict(refinement=Stage(refined, text), t2v=Stage(t2v, read), fusion=Stage(fused, words), encoder=encoded)
+        return stages, saliency.float(), position
+
+    def encode(self, video: Tensor, position: Tensor, video_mask: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Stage, Tensor]:
+        "Encoded clips and words, and saliency (B, L). Words change only where they are encoded together with the clips."
+        if self.config.encoder == "token":
+            clips, token = self.encoder(video, position, video_mask)
+            return Stage(clips, text), self.saliency(clips, token)
+        stage = Stage(*self.encoder(video, position, video_mask, text, text_mask))
+        return stage, self.saliency(stage.video)
+
+    def decode(self, encoded: Stage, position: Tensor, video_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        "Slots (layers, B, Q, d) and their anchors (layers, B, Q, 2), from the clips or, where these were encoded together with the words, from both."
+        if self.config.encoder == "joint": return self.decoder(*beside(encoded.video, position, video_mask, encoded.text, text_mask))
+        return self.decoder(encoded.video, position, video_mask)
+
+    def rescore(
+        self,
+        saliency: Tensor,    # (B, L) <p, m> + b
+        video: Tensor,       # (B, L, d) projected clips
+        video_mask: Tensor,
+        spans: Tensor,       # (B, Q, 2)
+        logits: Tensor,      # (B, Q, 2)
+    ) -> Tensor:             # (B, L) <p, m (1 + w)> + b where tasks are reciprocal, else the scores as they were
+        "What the best moment says of the scores."
+        if not self.reciprocity: return saliency
+        bias = self.saliency.score.bias
+        return ((saliency - bias) * (1 + self.reciprocity.weights(video, video_mask, spans, logits)) + bias).float()
 
     def trace(
         self,
@@ -121,9 +171,10 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
         if pairs is not None: projected, video_mask = Stage(projected.video[pairs], projected.text), video_mask[pairs]
         refined = self.refine(projected.video, video_mask, projected.text, text_mask)
         stages, saliency, position = self.contextualize(refined, video_mask, projected.text, text_mask)
-        slots, anchors = self.decoder(stages["encoder"].video, position, video_mask)
+        slots, anchors = self.decode(stages["encoder"], position, video_mask, text_mask)
         spans, logits = self.heads(slots[-1], anchors[-1])
-        return dict(projection=projected, **stages, decoder=slots[-1], output=Output(spans, logits, saliency.masked_fill(~video_mask, 0)))
+        saliency = self.rescore(saliency, projected.video, video_mask, spans, logits).masked_fill(~video_mask, 0)
+        return dict(projection=projected, **stages, decoder=slots[-1], output=Output(spans, logits, saliency))
 
     def forward(
         self,
@@ -145,19 +196,22 @@ class VideoLights(nn.Module, PyTorchModelHubMixin, library_name="videolights", t
     ) -> TrainingOutput:
         "Forward with all that the losses need. Mismatched pairs (texts rolled by one) share a batch with the real ones, and end after the encoder."
         projected, size = self.project(video, video_mask, text, text_mask), len(video)
-        twice = lambda x: torch.cat((x, x))
-        rolled = lambda x: torch.cat((x, x.roll(-1, 0)))
+        paired = self.config.negative_pairs
+        twice = lambda x: torch.cat((x, x)) if paired else x
+        rolled = lambda x: torch.cat((x, x.roll(-1, 0))) if paired else x
         texts, clips = (rolled(projected.text), rolled(text_mask)), twice(video_mask)
         if self.config.refine_negatives: refined = self.refine(twice(projected.video), clips, *texts)
         else: refined = twice(self.refine(projected.video, video_mask, projected.text, text_mask))
         stages, saliency, position = self.contextualize(refined, clips, *texts)
-        encoded = stages["encoder"].video[:size]
-        slots, anchors = self.decoder(encoded, position[:size], video_mask)
+        encoded = Stage(*(x[:size] for x in stages["encoder"]))
+        slots, anchors = self.decode(encoded, position[:size], video_mask, text_mask)
         spans, logits = self.heads(slots, anchors)
-        unit = lambda x: nn.functional.normalize(x.float(), dim=-1)
-        feedback = self.feedback and self.feedback(projected.video, encoded, video_mask, spans[-1], logits[-1]).float()
-        return TrainingOutput(spans, logits, saliency[:size], saliency[size:], feedback, unit(self.query_align(slots)),
-                              unit(self.word_align(projected.text)), projected.text.float(), stages["refinement"].video[:size].float())
+        scores = self.rescore(saliency[:size], projected.video, video_mask, spans[-1], logits[-1])
+        feedback = self.feedback and self.feedback(projected.video, encoded.video, video_mask, spans[-1], logits[-1]).float()
+        words = encoded.text if self.config.encoder == "joint" else projected.text
+        aligned = [layer and nn.functional.normalize(layer(x).float(), dim=-1) for layer, x in ((self.query_align, slots), (self.word_align, words))]
+        return TrainingOutput(spans, logits, scores, saliency[size:] if paired else None, feedback, *aligned, projected.text.float(),
+                              stages["refinement"].video[:size].float(), projected.video.float())
 
 # %% ../../nbs/36_model.videolights.ipynb #5304214d
 def load(

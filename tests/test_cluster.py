@@ -1,0 +1,113 @@
+"Extraction and synthesis on a Ray cluster of two machines: workers die, and the files are those of one machine."
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'videolights[ray]'")
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from videolights.config import InputError  # noqa: E402
+from videolights.data import cluster  # noqa: E402
+from videolights.data.captioners import get_captioner  # noqa: E402
+from videolights.data.extraction import FAILURES, extract, open_encoders  # noqa: E402
+from videolights.data.synthesis import Recipe, synthesize  # noqa: E402
+from videolights.files import read_jsonl, write_jsonl  # noqa: E402
+from videolights.video import write_video  # noqa: E402
+
+pytestmark = pytest.mark.slow      # a minute: Ray starts a dozen processes
+
+
+@pytest.fixture(scope="module")
+def two_machines(tmp_path_factory):
+    stubs = tmp_path_factory.mktemp("stubs")
+    (stubs / "rfc3987.py").touch()      # Ray imports jsonschema, and where jupyter is installed this compiles a grammar for seconds in each of Ray's processes, unless it finds this
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(stubs), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))      # workers import this file's classes
+        try:
+            machines = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, object_store_memory=100 * 2**20))
+            machines.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+            ray.init(address=machines.address, log_to_driver=False)
+        except Exception as e: pytest.skip(f"no Ray cluster can be started here ({type(e).__name__}: {str(e)[:100]})")
+        yield machines
+        ray.shutdown(); machines.shutdown()
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
+    for i in range(9): write_video(folder / f"v{i}.mp4", (np.kron(rng.integers(0, 256, (3, 4, 3)), np.ones((12, 12, 1))).astype(np.uint8) for _ in range(44)), 2)
+    (folder / "letter.mp4").write_text("Dear editor,\n" * 50)
+    return folder
+
+
+def files(folder, pattern): return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob(pattern)) if p.is_file()}
+
+
+@dataclass(frozen=True)
+class Deadly(cluster.Extraction):
+    "Extraction whose worker is killed in the middle of a chunk: once at v2, and whenever it opens v5."
+    log: str = ""
+
+    def do(self, jobs, encoders):
+        failed = {}
+        for job in jobs:
+            with open(Path(self.log, "begun"), "a") as begun: begun.write(job.vid + "\n")
+            if job.vid == "v5" or (job.vid == "v2" and not Path(self.log, "v2").exists()):
+                Path(self.log, job.vid).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            failed |= super().do([job], encoders)
+        return failed
+
+
+def test_dead_workers_lose_nothing(two_machines, videos, tmp_path, monkeypatch):
+    alone, shared, log = tmp_path / "alone", tmp_path / "shared", tmp_path / "log"
+    log.mkdir()
+    rows = [dict(qid=i, query="a grey noise", vid=f"v{i}", duration=22, relevant_windows=[[0, 4]]) for i in range(9)]
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    extract(videos, open_encoders(["builtin"]), alone, annotations=[tmp_path / "train.jsonl"], progress=False)
+    monkeypatch.setattr(cluster, "Extraction", lambda *args: Deadly(*args, log=str(log)))
+    run, data, left = cluster.extract_on_cluster(videos, ["builtin"], shared, annotations=[tmp_path / "train.jsonl"], chunk=3, progress=False)
+    begun = (log / "begun").read_text().split()
+    assert begun.count("v2") == 2 and begun.count("v5") == 3                                  # died once; given up after three
+    assert set(run.failed) == {"v5", "letter"} and "3 workers died of it" == run.failed["v5"] and sorted(run.done) == [f"v{i}" for i in range(9) if i != 5]
+    expected = files(alone, "*.npz")
+    del expected[Path("builtin_features/v5.npz")]
+    assert files(shared, "*.npz") == expected and left == {"train": 1}
+    assert not list(shared.rglob("*.tmp")) and not (shared / ".parts").exists()
+    assert {Path(r["video"]).stem for r in read_jsonl(shared / FAILURES)} == {"v5", "letter"}
+
+    monkeypatch.undo()                                                                        # once more, with a decoder that bears v5: nothing else is touched
+    before = {p: p.stat().st_mtime_ns for p in shared.rglob("v*.npz")}
+    again, *_ = cluster.extract_on_cluster(videos, ["builtin"], shared, annotations=[tmp_path / "train.jsonl"], progress=False)
+    assert again.done == ["v5"] and all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert files(shared, "*").keys() == files(alone, "*").keys()
+    for pattern in ("*.npz", "annotations/*"): assert files(shared, pattern) == files(alone, pattern)
+
+
+def test_a_machine_goes_away_and_synthesis_is_the_same(two_machines, videos, tmp_path):
+    stand_in, recipe = get_captioner("colours"), Recipe()
+    one = synthesize(videos, stand_in, stand_in, tmp_path / "alone", recipe, progress=False)
+    lost = two_machines.add_node(num_cpus=1, object_store_memory=100 * 2**20)
+    caption = cluster.caption_on_cluster(("colours", "", {}), ("colours", "", {}), chunk=2)
+    wait, seen = cluster.Crew.wait, []
+
+    def wait_and_lose(crew):
+        answer = wait(crew)
+        if not seen and crew.workers: seen.append(True); two_machines.remove_node(lost, allow_graceful=False)
+        return answer
+    cluster.Crew.wait = wait_and_lose
+    try: two = synthesize(videos, stand_in, stand_in, tmp_path / "shared", recipe, progress=False, caption=caption)
+    finally: cluster.Crew.wait = wait
+    assert seen and two["rows"] == one["rows"] and two["captioned"] == one["captioned"] == 9 and list(two["failed"]) == list(one["failed"]) == ["letter"]
+    assert files(tmp_path / "alone", "captions/*") == files(tmp_path / "shared", "captions/*")
+    assert (tmp_path / "alone" / "examples.html").read_bytes() == (tmp_path / "shared" / "examples.html").read_bytes()
+
+
+def test_a_worker_that_cannot_begin_is_one_line(two_machines, videos, tmp_path):
+    with pytest.raises(InputError, match="does not see this folder"):
+        cluster.spread(cluster.Extraction(("builtin",), str(tmp_path / "elsewhere")), [cluster.Job("v0", videos / "v0.mp4", [])], progress=False)
