@@ -36,7 +36,7 @@ def random_blip2(
     letters = "abcdefghijklmnopqrstuvwxyz0123456789'"
     vocabulary = {word: i for i, word in enumerate([*MARKS, *letters, *(f"##{x}" for x in letters), "dog", "ball", "runs"])}
     layers = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    vision = dict(hidden_size=16, image_size=size, patch_size=14, **layers)
+    vision = dict(hidden_size=16, image_size=size, patch_size=14, initializer_range=0.5, **layers)    # its default of 1e-10 would see every picture alike
     qformer = dict(vocab_size=len(vocabulary), hidden_size=width, encoder_hidden_size=16, use_qformer_text_input=True, **layers)
     config = Blip2Config(vision_config=vision, qformer_config=qformer, num_query_tokens=queries, image_text_hidden_size=8)
     with _quiet():

@@ -205,10 +205,12 @@ def attention_map(
     times = [f"{i * seconds:g} s" for i in range(clips)]
     if which in ("t2v", "joint"): return Map(w.T, traced.words, "attention")
     if which == "v2t": return Map(w, traced.words, "attention")
-    if part == "encoder": return Map(*pool_rows(w[:, 1:], ["global token", *times]), "attention")   # the token reads first
+    if part == "encoder":       # a global token reads first where there is one, and words come last where they are encoded too
+        token = ["global token"] * (len(w) == clips + 1)
+        return Map(*pool_rows(w[:, len(token):][:, :clips], [*token, *times, *traced.words][:len(w)]), "attention")
     if part == "decoder":
         order = np.argsort(-traced.slots[:, 2], kind="stable")
-        return Map(w[order], [f"{traced.slots[k, 2]:.2f}: {traced.slots[k, 0]:.4g}-{traced.slots[k, 1]:.4g} s" for k in order], "attention")
+        return Map(w[order][:, :clips], [f"{traced.slots[k, 2]:.2f}: {traced.slots[k, 0]:.4g}-{traced.slots[k, 1]:.4g} s" for k in order], "attention")
     return Map(*pool_rows(w, times), "attention")
 
 # %% ../../nbs/80_explore.heatmaps.ipynb #5d5a3850

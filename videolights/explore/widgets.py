@@ -333,7 +333,7 @@ class Desk(widgets.VBox):
         self.dataset, self.videos, self.clip_seconds, self.frames = dataset, videos, dataset.data.clip_seconds, OrderedDict()
         self.picker, self.player = QueryPicker(dataset.annotations, results), Player()
         self.clip = widgets.IntSlider(description="Clip", max=0, layout=widgets.Layout(width="auto"))
-        self.frame, self.caption = widgets.Image(format="jpeg", layout=widgets.Layout(width="100%", display="none", object_fit="cover", max_height="190px")), widgets.HTML()
+        self.frame, self.caption = widgets.Image(format="jpeg", layout=widgets.Layout(width="100%", display="none")), widgets.HTML()
         parts = [self.picker, self.player, self.clip, self.frame, self.caption]
         for part in parts: part.layout.flex = "0 0 auto"   # a low window scrolls, and squeezes nothing
         super().__init__(parts, layout=widgets.Layout(width="340px", flex="0 0 auto"))
