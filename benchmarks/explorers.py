@@ -60,7 +60,7 @@ def python_side(preset, clips, words):
     e = make(preset, clips, words)
     found = {"query": best(lambda i: setattr(e.desk.picker.list, "index", i), range(1, 9)),
              "stage": best(lambda s: setattr(e.stage, "value", s), ["projection", "refinement", "t2v", "encoder", "fusion"]),
-             "all stages": best(lambda s: setattr(e.stage, "value", s), ["fusion", "all stages", "all stages", "fusion", "all stages"][1::3] * 3)}
+             "to all stages and back": best(lambda _: (setattr(e.stage, "value", "all stages"), setattr(e.stage, "value", "fusion")), range(4))}
     e.stage.value = "fusion"
     found["mask"] = best(lambda k: setattr(e.chips, "keep", [j != k for j in range(words)]), range(6))
     e.kind.value, e.layer.value = "attention", "fusion 1"

@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 
 from videolights.config import Config, DataConfig, InputError, ModelConfig, Source
 from videolights.data.batches import append_tef
-from videolights.explore.figures import TRUTH, heatmap_figure, timeline_figure
-from videolights.explore.heatmaps import STAGES, contrast, correspondence, stage_features, stage_heatmaps, word_labels
+from videolights.explore.figures import TRUTH, figure1, figure6, heatmap_figure, save_figure, timeline_figure
+from videolights.explore.heatmaps import (STAGES, attention_map, attention_names, contrast, correspondence, load_traced, save_traced, stage_features,
+                                          stage_heatmaps, trace, word_labels)
 from videolights.explore.report import choose_examples, packed_plotly, unpack, write_report
 from videolights.explore.results import per_query_rows
 from videolights.files import write_json, write_jsonl
@@ -63,7 +64,7 @@ def run(tmp_path, model):
 
 def test_light_imports():
     code = "import sys, videolights.explore.{}; print([m for m in ('torch', 'plotly', 'av') if m in sys.modules])"
-    for room, allowed in (("heatmaps", "[]"), ("figures", "['plotly']")):
+    for room, allowed in (("results", "[]"), ("heatmaps", "[]"), ("figures", "['plotly']")):
         assert subprocess.run([sys.executable, "-c", code.format(room)], capture_output=True, text=True).stdout.strip() == allowed
 
 
@@ -89,6 +90,61 @@ def test_stages_of_the_model(model):
         assert np.allclose(features[stage][0], traced[stage].video[0]) and np.allclose(features[stage][1], traced[stage].text[0])
         assert np.allclose(maps[stage], torch.cosine_similarity(traced[stage].text[0][:, None], traced[stage].video[0][None], dim=-1),
                            atol=1e-5)
+
+
+def test_masking_is_the_shorter_sentence(model, tmp_path):
+    item = Made_up(".")[3]
+    whole, masked = trace(model, item, SECONDS), trace(model, item, SECONDS, keep=[True, False, True])
+    shorter = trace(model, dict(item, text=item["text"][[0, 2]], query="query 3"), SECONDS)
+    assert masked.words == ["query", "3"] and not np.allclose(masked.saliency, whole.saliency)
+    for stage in STAGES:
+        for a, b in zip(masked.stages[stage], shorter.stages[stage]): assert np.allclose(a, b)
+    assert {n for names in attention_names(whole).values() for n in names.values()} == {n for n in whole.attention if not n.endswith("slots")}
+    back = load_traced(save_traced(tmp_path / "pass.npz", whole))
+    for name in whole.attention:
+        if not name.endswith("slots"): assert attention_map(back, name, 1).values.shape[1] == CLIPS
+        assert (back.attention[name] == whole.attention[name]).all() and np.allclose(whole.attention[name].sum(-1), 1, atol=1e-5)
+    (tmp_path / "pass.npz").write_text("cut short")
+    with pytest.raises(InputError, match="not a saved pass"): load_traced(tmp_path / "pass.npz")
+
+
+def test_a_bundle_is_explored_without_torch(root, tmp_path):
+    code = f"""
+import sys
+from videolights.config import DataConfig
+from videolights.data.features import Dataset
+from videolights.data.toyworld import make_toyworld
+from videolights.explore.app import open_all, write_explorer
+opened = open_all([{str(root / 'exported/toyworld')!r}], make_toyworld({str(tmp_path / 'toy')!r}, 1, 1, progress=False))
+page = write_explorer({str(tmp_path / 'page.html')!r}, opened)
+from videolights.explore.widgets import HeatmapExplorer
+e = HeatmapExplorer(opened.models, opened.dataset, opened.systems)
+e.ask.value, e.encoder = '', opened.encoder
+print(page.stat().st_size < 2_000_000, e.canvas.figure.data[0].z.shape[1] == len(e.desk.item['video']), 'torch' in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr[-1500:]
+
+
+def test_models_of_other_features_are_refused(model):
+    item = Made_up(".")[3]
+    with pytest.raises(InputError, match="clips have 5 columns"): trace(model, dict(item, video=item["video"][:, :5]), SECONDS)
+    maps = {"fusion": np.zeros((3, 8))}
+    with pytest.raises(InputError, match="two: has no map of fusion"): figure1({"one": maps, "two": {"fusion": np.zeros((2, 8))}}, ["a"] * 3, SECONDS)
+
+
+def test_published_systems_side_by_side(realdata, tmp_path):
+    from videolights.explore.app import open_all, write_explorer
+    folder = realdata / "qvhighlights"
+    names = {"Moment-DETR": "moment_detr", "QD-DETR": "QD-DETR", "EaTR": "EaTR"}
+    opened = open_all([(name, folder / f"predictions/{file}.val.jsonl.gz") for name, file in names.items()],
+                      folder / "annotations/highlight_val_release.jsonl", protocol="qvhighlights")
+    item, rows = opened.dataset[7], {n: rows[7] for n, rows in opened.systems.items()}
+    systems = {n: (r["pred_relevant_windows"], r["pred_saliency_scores"]) for n, r in rows.items()}
+    fig = figure6(item["duration"], 2.0, systems, item["windows"], item["saliency"], top=1)
+    assert list(fig.layout.yaxis.ticktext) == ["true", *names] and len([t for t in fig.data if isinstance(t, go.Scatter)]) == 4
+    assert save_figure(fig, tmp_path / "six.html").stat().st_size < 300_000
+    assert write_explorer(tmp_path / "page.html", opened, count=12).stat().st_size < 2_000_000
 
 
 @pytest.mark.parametrize("clips,words,stages,columns", [(1, 1, 1, 1), (75, 13, 3, 1), (20, 32, 5, 3), (8, 2, 2, 2)])
@@ -164,3 +220,29 @@ def test_report_draws_in_a_browser(run, model, tmp_path):
     assert "<title>VideoLights on made &lt;b&gt;up&lt;/b&gt;</title>" in drawn
     assert drawn.count("js-plotly-plot") == 2 + 1 + 2 * 5 and drawn.count('class="hm"') == 5 * 3 * 2
     assert drawn.count("data:image/jpeg") == 10
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
+def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api")
+    from videolights.explore.app import Opened, write_explorer
+    from videolights.files import read_jsonl
+    folder, data = run
+    page = write_explorer(tmp_path / "page.html", Opened(data, {"run": model}, {"run": read_jsonl(folder / "predictions_val.jsonl")}))
+    own = page.read_text(encoding="utf-8").replace(packed_plotly(), "")
+    assert "<img" not in own and own.count("</script>") == own.count("<script") and not re.search(r'(src|href)="(?!#)', own)
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        seen = browser.new_page()
+        seen.goto(page.as_uri())
+        seen.wait_for_selector(".js-plotly-plot .heatmaplayer image")
+        picture = lambda: seen.locator(".js-plotly-plot .heatmaplayer image").first.get_attribute("href")
+        before = picture()
+        hostile = [i for i, text in enumerate(seen.locator("#query option").all_text_contents()) if "taken" in text]
+        seen.locator("#query").select_option(index=hostile[0])
+        seen.locator("#title", has_text="document.title").wait_for()
+        assert "taken" not in seen.title() and "made <b>up</b>" in seen.title()
+        seen.locator("#map").select_option("attention, video → text")
+        seen.wait_for_timeout(500)
+        assert picture() != before
+        browser.close()

@@ -1307,6 +1307,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'videolights/explore/widgets.py'),
                                              'videolights.explore.widgets._take_limits': ( 'explore.widgets.html#_take_limits',
                                                                                            'videolights/explore/widgets.py'),
+                                             'videolights.explore.widgets._update': ( 'explore.widgets.html#_update',
+                                                                                      'videolights/explore/widgets.py'),
                                              'videolights.explore.widgets.ablation_note': ( 'explore.widgets.html#ablation_note',
                                                                                             'videolights/explore/widgets.py'),
                                              'videolights.explore.widgets.columns_of_log': ( 'explore.widgets.html#columns_of_log',

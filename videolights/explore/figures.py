@@ -41,7 +41,7 @@ def template(
     "Fonts, grid and colours shared by all figures."
     c = LOOKS[look]
     small, name = dict(color=c["soft"], size=11), dict(color=c["soft"], size=12)
-    axis = dict(gridcolor=c["grid"], linecolor=c["grid"], zeroline=False, automargin=True, ticks="outside", ticklen=4,
+    axis = dict(gridcolor=c["grid"], linecolor=c["grid"], zeroline=False, automargin=True, ticks="outside", ticklen=4, ticklabeloverflow="allow",
                 tickcolor="rgba(0,0,0,0)", title_standoff=6, tickfont=small, title_font=name)
     return go.layout.Template(layout=dict(
         font=dict(family=FONT, size=12, color=c["ink"]), title=dict(font_size=15, x=0, xref="paper", xanchor="left"),
@@ -150,13 +150,15 @@ def heatmap_figure(
         _word_axis(fig, words, np.isnan(z).all(1), bool(sentences), place)
         if saliency is not None: _truth_line(fig, np.asarray(saliency), clip_seconds, place, k == 0)
     low, high = limits or _colour_range(np.concatenate([np.ravel(z) for z in maps.values()]))
+    longest = max(min(len(str(w)), 18) for w in (*words, *["sentence"] * bool(sentences)))
     peak = max(1e-9, np.max(1 if saliency is None else saliency))
     bar = dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
-    fig.update_xaxes(range=[0, length * clip_seconds], showgrid=False)
+    fig.update_xaxes(range=[0, length * clip_seconds], showgrid=False, automargin=False)   # margins are known: measuring them costs a second drawing
+    fig.update_yaxes(automargin=False)
     fig.update_xaxes(title="seconds", row=rows)
     fig.update_yaxes(range=[-.03 * peak, 1.08 * peak], visible=False, secondary_y=True)
     return fig.update_layout(template=template(look), title_text=label(title, 110), height=inner + top + bottom,
-                             shapes=shapes, annotations=headings, margin=dict(t=top, b=bottom), legend=dict(y=1 + (14 if columns == 1 else above + 20) / inner),
+                             shapes=shapes, annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=bottom), legend=dict(y=1 + (14 if columns == 1 else above + 20) / inner),
                              coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar))
 
 # %% ../../nbs/81_explore.figures.ipynb #403a1d31

@@ -222,6 +222,14 @@ def _build(figure):
     return [t.type for t in figure.data], sorted(k for k in figure.layout.to_plotly_json() if k[1:5] == "axis"), figure.layout.template.layout.font.color
 
 
+def _update(old, new):
+    "Make one part of a figure like another; what is the same already is left alone."
+    before, after = old.to_plotly_json(), new.to_plotly_json()
+    same = lambda a, b: np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
+    changes = {key: after.get(key) for key in {*before, *after} - {"uid"} if not same(before.get(key), after.get(key))}
+    if changes: old.update(changes, overwrite=True)
+
+
 class Canvas(widgets.VBox):
     "A figure that is redrawn in place, and says where it is pointed at."
 
@@ -236,8 +244,7 @@ class Canvas(widgets.VBox):
         if self.figure is None: self._make(figure)
         elif _build(self.figure) == _build(figure):
             with self.figure.batch_update():
-                for old, new in zip(self.figure.data, figure.data): old.update(new.to_plotly_json(), overwrite=True)
-                self.figure.layout.update(figure.layout.to_plotly_json(), overwrite=True)
+                for old, new in [*zip(self.figure.data, figure.data), (self.figure.layout, figure.layout)]: _update(old, new)
         else:
             (_, old, _), (_, new, _) = _build(self.figure), _build(figure)
             self.figure.data = ()
