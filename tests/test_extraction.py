@@ -89,7 +89,7 @@ def test_every_kind_of_file_by_the_command(zoo, annotations, tmp_path, capsys):
     data = DataConfig.load(out / "dataset.yaml")
     assert run("data", "check", out / "dataset.yaml") == 0 and set(data.splits) == {"train", "val"} and data.encoder == "builtin"
     before = features(out)
-    assert run(*words) == 1 and "done:     0 videos, 0 clips, 0 queries; 5 videos were there already" in capsys.readouterr().out and features(out) == before
+    assert run(*words) == 1 and "done:     0 videos, 0 queries; 5 videos were there already" in capsys.readouterr().out and features(out) == before
 
 
 def test_what_was_extracted_packs_and_trains(zoo, annotations, tmp_path):

@@ -88,7 +88,9 @@ def _map(fig, stage, z, sentence, clip_seconds, place):
     "One map, with the row of the sentence under it; returns the names of its axes."
     time = dict(x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(stage), hoverongaps=False,
                 hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
-    fig.add_trace(go.Heatmap(z=z.astype("float32"), y0=0, **time), **place)
+    values, empty = z.astype("float32"), np.isnan(z)
+    if empty.any(): values = np.where(empty, None, values)   # JSON knows no nan
+    fig.add_trace(go.Heatmap(z=values, y0=0, **time), **place)
     axes = fig.data[-1].xaxis, fig.data[-1].yaxis
     if sentence is not None: fig.add_trace(go.Heatmap(z=np.asarray(sentence, "float32")[None], y0=len(z) + .3, **time), **place)
     return axes
