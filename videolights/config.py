@@ -102,10 +102,12 @@ class DataConfig:
     max_clips: int = 1000    # longer videos are cut in training
     max_words: int = 32      # longer queries are cut
     encoder: str = ""        # "builtin" when raw videos and new sentences can be encoded with it, else ""
+    at: float = 0.5          # instant of a clip that its frames are taken at: 0 its start, 0.5 its middle (see `read_views`)
 
     def __post_init__(self):
         _one_of("protocol", self.protocol, PROTOCOLS)
         if self.clip_seconds <= 0: raise InputError(f"clip_seconds is {self.clip_seconds}; give a positive number of seconds")
+        if not 0 <= self.at < 1: raise InputError(f"at is {self.at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
         if not isinstance(self.splits, dict): raise InputError("splits should map a split's name to its annotation file")
         if not isinstance(self.sources, (list, tuple)): raise InputError("sources should be a list")
         sources = [s if isinstance(s, Source) else from_dict(Source, s, "sources") for s in self.sources]
@@ -140,10 +142,10 @@ class DataConfig:
     def text_dim(self): return sum(s.dim for s in self.of_kind("text"))
 
     def contract(self):
-        "What a trained model must know of its features: JSON-ready, without paths."
+        "What a trained model must know of its features: JSON-ready, without paths; `at` only where it is not the middle."
         sources = [{k: getattr(s, k) for k in ("name", "kind", "dim", "normalize")} for s in self.sources]
         return dict(dataset=self.name, protocol=self.protocol, clip_seconds=self.clip_seconds, max_words=self.max_words,
-                    encoder=self.encoder, video_dim=self.video_dim, text_dim=self.text_dim, sources=sources)
+                    encoder=self.encoder, video_dim=self.video_dim, text_dim=self.text_dim, sources=sources) | ({} if self.at == 0.5 else {"at": self.at})
 
 # %% ../nbs/01_config.ipynb #b990f957
 def expand_variables(
@@ -216,6 +218,8 @@ class LossConfig:
     label: float = 4.0               # cross-entropy foreground / background
     match_label: float = 4.0         # cost of a slot's foreground probability in the matching (span and giou count there as above)
     background: float = 0.1          # class weight of the background
+    quality: bool = False            # a matched slot's label is its IoU with the moment instead of 1, so that confidence tells how well a window fits
+    layer_matches: int = 1           # slots matched to a moment in every decoder layer but the last
     saliency: float = 1.0            # λ_sal, multiplies the highlight terms below
     rank: float = 1.0                # hinge on pairs of clips
     contrast: float = 1.0            # rank-contrastive over label levels
@@ -238,6 +242,7 @@ class LossConfig:
     def __post_init__(self):
         _one_of("form", self.form, ("paper", "released"))
         _one_of("hard", self.hard, ("paper", "released"))
+        if self.layer_matches < 1: raise InputError(f"layer_matches is {self.layer_matches}; it must be at least 1")
 
 # %% ../nbs/01_config.ipynb #5d603c61
 @dataclass(frozen=True)
