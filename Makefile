@@ -18,7 +18,7 @@ demo: $(READY)  ## toy videos -> train -> evaluate -> export -> predict -> demo/
 
 test: sync notebooks  ## every check: modules in step, all notebooks run, pytest, the wheel in a clean environment
 	@echo "== tests"
-	@$(ONE_THREAD) $(BIN)/python -m pytest tests
+	@$(ONE_THREAD) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
 env: $(READY)  ## build .venv with everything a developer needs
 	@echo ".venv is ready"

@@ -69,9 +69,10 @@ def test_dead_workers_lose_nothing(two_machines, videos, tmp_path, monkeypatch):
     log.mkdir()
     rows = [dict(qid=i, query="a grey noise", vid=f"v{i}", duration=22, relevant_windows=[[0, 4]]) for i in range(9)]
     write_jsonl(tmp_path / "train.jsonl", rows)
-    extract(videos, open_encoders(["builtin"]), alone, annotations=[tmp_path / "train.jsonl"], progress=False)
+    builtin = open_encoders(["builtin"])
+    extract(videos, builtin, alone, annotations=[tmp_path / "train.jsonl"], progress=False)
     monkeypatch.setattr(cluster, "Extraction", lambda *args: Deadly(*args, log=str(log)))
-    run, data, left = cluster.extract_on_cluster(videos, ["builtin"], shared, annotations=[tmp_path / "train.jsonl"], chunk=3, progress=False)
+    run, data, left = extract(videos, builtin, shared, annotations=[tmp_path / "train.jsonl"], progress=False, encode=cluster.encode_on_cluster(["builtin"], chunk=3))
     begun = (log / "begun").read_text().split()
     assert begun.count("v2") == 2 and begun.count("v5") == 3                                  # died once; given up after three
     assert set(run.failed) == {"v5", "letter"} and "3 workers died of it" == run.failed["v5"] and sorted(run.done) == [f"v{i}" for i in range(9) if i != 5]
@@ -83,26 +84,26 @@ def test_dead_workers_lose_nothing(two_machines, videos, tmp_path, monkeypatch):
 
     monkeypatch.undo()                                                                        # once more, with a decoder that bears v5: nothing else is touched
     before = {p: p.stat().st_mtime_ns for p in shared.rglob("v*.npz")}
-    again, *_ = cluster.extract_on_cluster(videos, ["builtin"], shared, annotations=[tmp_path / "train.jsonl"], progress=False)
+    again, *_ = extract(videos, builtin, shared, annotations=[tmp_path / "train.jsonl"], progress=False, encode=cluster.encode_on_cluster(["builtin"]))
     assert again.done == ["v5"] and all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert files(shared, "*").keys() == files(alone, "*").keys()
     for pattern in ("*.npz", "annotations/*"): assert files(shared, pattern) == files(alone, pattern)
 
 
-def test_a_machine_goes_away_and_synthesis_is_the_same(two_machines, videos, tmp_path):
+def test_a_machine_goes_away_and_synthesis_is_the_same(two_machines, videos, tmp_path, monkeypatch):
     stand_in, recipe = get_captioner("colours"), Recipe()
     one = synthesize(videos, stand_in, stand_in, tmp_path / "alone", recipe, progress=False)
     lost = two_machines.add_node(num_cpus=1, object_store_memory=100 * 2**20)
     caption = cluster.caption_on_cluster(("colours", "", {}), ("colours", "", {}), chunk=2)
-    wait, seen = cluster.Crew.wait, []
+    stream, seen = cluster.stream, []
 
-    def wait_and_lose(crew):
-        answer = wait(crew)
-        if not seen and crew.workers: seen.append(True); two_machines.remove_node(lost, allow_graceful=False)
-        return answer
-    cluster.Crew.wait = wait_and_lose
-    try: two = synthesize(videos, stand_in, stand_in, tmp_path / "shared", recipe, progress=False, caption=caption)
-    finally: cluster.Crew.wait = wait
+    def lose_a_machine(*args):
+        for answer in stream(*args):
+            if not seen: two_machines.remove_node(lost, allow_graceful=False)
+            seen.append(answer)
+            yield answer
+    monkeypatch.setattr(cluster, "stream", lose_a_machine)
+    two = synthesize(videos, stand_in, stand_in, tmp_path / "shared", recipe, progress=False, caption=caption)
     assert seen and two["rows"] == one["rows"] and two["captioned"] == one["captioned"] == 9 and list(two["failed"]) == list(one["failed"]) == ["letter"]
     assert files(tmp_path / "alone", "captions/*") == files(tmp_path / "shared", "captions/*")
     assert (tmp_path / "alone" / "examples.html").read_bytes() == (tmp_path / "shared" / "examples.html").read_bytes()
@@ -110,4 +111,4 @@ def test_a_machine_goes_away_and_synthesis_is_the_same(two_machines, videos, tmp
 
 def test_a_worker_that_cannot_begin_is_one_line(two_machines, videos, tmp_path):
     with pytest.raises(InputError, match="does not see this folder"):
-        cluster.spread(cluster.Extraction(("builtin",), str(tmp_path / "elsewhere")), [cluster.Job("v0", videos / "v0.mp4", [])], progress=False)
+        list(cluster.spread(cluster.Extraction(("builtin",), str(tmp_path)), [cluster.Job("v0", videos / "v0.mp4", [])], progress=False))

@@ -1,9 +1,11 @@
 "From a folder of videos, good and bad, to a data set that trains."
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from videolights.cli import main
 from videolights.config import DataConfig, InputError
 from videolights.data.extraction import extract, open_encoders, video_file
 from videolights.data.features import check
-from videolights.encoders.protocol import encode_file
+from videolights.encoders.protocol import ENCODERS, encode_file, get_encoder
 from videolights.files import read_array, read_jsonl, write_jsonl
 from videolights.video import write_video
 
@@ -53,6 +55,9 @@ def zoo(tmp_path_factory):
     (folder / "notes.txt").write_text("not a video\n" * 100)
     (folder / "good.json").write_text("{}")
     (folder / ".hidden.mp4").touch()
+    with av.open(str(folder / "empty.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8); stream.height, stream.width, stream.pix_fmt = 32, 40, "yuv420p"
+        container.start_encoding()                                                                 # a picture track without a picture
     with av.open(str(folder / "sound.mp4"), "w") as container:
         audio = container.add_stream("aac", rate=44100, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 44100), np.float32), format="fltp", layout="mono"); frame.sample_rate = 44100
@@ -60,8 +65,16 @@ def zoo(tmp_path_factory):
     return folder
 
 
-BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "notes.txt": "no moving pictures", "good.json": "shares its name with good.mp4",
-       "sound.mp4": "no moving pictures"}
+BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.txt": "no moving pictures",
+       "good.json": "shares its name with good.mp4", "sound.mp4": "no moving pictures"}
+
+
+def three_hours(path):
+    "A frame in ten seconds; each minute is a level brighter."
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=Fraction(1, 10)); stream.height, stream.width, stream.pix_fmt = 16, 16, "yuv420p"
+        for i in range(3 * 360): container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((16, 16, 3), 20 + i // 6, np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def queries(path, vids):
@@ -76,20 +89,24 @@ def annotations(tmp_path):
     return queries(tmp_path / "my_train.jsonl", vids | {"half": 5}), queries(tmp_path / "my_val.jsonl", vids)
 
 
-def test_every_kind_of_file_by_the_command(zoo, annotations, tmp_path, capsys):
-    out = tmp_path / "out"
-    words = ("extract", zoo, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--workers", 3, "--batch", 4)
+def test_every_kind_of_file_by_the_command(zoo, annotations, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(ENCODERS, "builtin", f"{__name__}:Cheap")                                 # three hours would take the real one long
+    folder, out = shutil.copytree(zoo, tmp_path / "folder"), tmp_path / "out"
+    three_hours(folder / "three hours.mp4")
+    words = ("extract", folder, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--workers", 3, "--batch", 4)
     assert run(*words) == 1
     said = capsys.readouterr().out
-    assert "done:     5 videos" in said and "failed:   6 files" in said and "left out: 1 queries of train" in said
+    assert "done:     6 videos" in said and "failed:   7 files" in said and "left out: 1 queries of train" in said
     failures = {row["video"].rsplit("/", 1)[1]: row["reason"] for row in read_jsonl(out / "failures.jsonl")}
     assert failures.keys() == BAD.keys() and all(BAD[name] in reason and "\n" not in reason for name, reason in failures.items()), failures
     rows = {p.stem: len(read_array(p, "features")) for p in (out / "builtin_features").iterdir()}
-    assert rows == {"good": 3, "two words": 2, "größe 测试 🐕": 2, "nested": 1, "still": 1}
+    assert rows == {"good": 3, "two words": 2, "größe 测试 🐕": 2, "nested": 1, "still": 1, "three hours": 5400}
+    minutes = read_array(video_file(out, "builtin", "three hours"), "features")[:, 0] - (20 + np.arange(5400) // 30)
+    assert np.abs(minutes).max() < 5
     data = DataConfig.load(out / "dataset.yaml")
     assert run("data", "check", out / "dataset.yaml") == 0 and set(data.splits) == {"train", "val"} and data.encoder == "builtin"
     before = features(out)
-    assert run(*words) == 1 and "done:     0 videos, 0 queries; 5 videos were there already" in capsys.readouterr().out and features(out) == before
+    assert run(*words) == 1 and "done:     0 videos, 0 queries; 6 videos were there already" in capsys.readouterr().out and features(out) == before
 
 
 def test_what_was_extracted_packs_and_trains(zoo, annotations, tmp_path):
@@ -103,11 +120,38 @@ def test_what_was_extracted_packs_and_trains(zoo, annotations, tmp_path):
     assert run("evaluate", tmp_path / "run") == 0
 
 
-def test_three_hours_at_a_low_rate(tmp_path):
-    write_video(tmp_path / "videos/long.mp4", (np.full((16, 16, 3), 20 + i // 60, np.uint8) for i in range(3 * 3600)), 1)
-    done, *_ = extract(tmp_path / "videos", {"cheap": Cheap()}, tmp_path / "out", batch=64, progress=False)
-    rows = read_array(video_file(tmp_path / "out", "cheap", "long"))
-    assert rows.shape == (5400, 3) and done.clips == 5400 and abs(rows[:, 0] - (20 + np.arange(5400) // 30)).max() < 5       # each minute is a level brighter
+def test_frames_at_the_start_of_a_clip_reach_the_bundle(zoo, root, tmp_path):
+    from videolights.encoders.builtin import BuiltinEncoder
+    out, good = tmp_path / "out", zoo / "good.mp4"
+    assert run("extract", good, "--sources", "builtin", "--out", out, "--at", 0) == 0
+    data, stored = DataConfig.load(out / "dataset.yaml"), read_array(video_file(out, "builtin", "good")).astype(np.float32)
+    assert data.contract()["at"] == 0 and np.array_equal(stored, encode_file(BuiltinEncoder(), good, 2, at=0))
+    assert run("extract", good, "--sources", "builtin", "--out", out) == 2 and run("extract", good, "--sources", "builtin", "--out", out, "--at", 1) == 2
+    pytest.importorskip("onnxruntime")
+    from videolights.runtime import Runtime
+    runtime, given = Runtime.load(root / "exported" / "toyworld", "cpu"), []
+    answer = runtime.predict_batch
+    runtime.predict_batch = lambda videos, *args, **options: given.append(videos[0]) or answer(videos, *args, **options)
+    for at in (0, .5): runtime.contract = {**runtime.contract, "at": at}; runtime.predict_video(good, "a thing moves")
+    starts, middles = (runtime.prepare_video({"builtin": encode_file(BuiltinEncoder(), good, 2, at)}) for at in (0, .5))
+    assert np.array_equal(given[0], starts) and np.array_equal(given[1], middles) and not np.allclose(starts, middles)
+
+
+def test_weights_go_to_the_encoder_they_are_named_for(root, tmp_path, capsys):
+    pytest.importorskip("torch"), pytest.importorskip("transformers"), pytest.importorskip("onnxruntime")
+    from videolights.encoders.clip import random_clip
+    from videolights.runtime import Runtime
+    place = str(random_clip(tmp_path / "clip"))
+    both = get_encoder("builtin+clip", {"clip": place})
+    assert [e.name for e in both.encoders] == ["builtin", "clip"] and both.video_dim == 96 + 16
+    runtime = Runtime(None, dict(encoder="clip", video_dim=16, text_dim=24), tmp_path, weights={"clip": place})
+    assert runtime.encoder.name == "clip" and runtime.encoder.text_dim == 24
+    bundle, video = root / "exported" / "toyworld", tmp_path / "a.mp4"
+    write_video(video, moving(3), 8)
+    for weights, says in (("clip=x", "weights are given for 'clip', which is not among the encoders builtin"), ("clip", "expected source=place"), ("builtin=x", "has no weights")):
+        assert run("predict", bundle, video, "a thing moves", "--weights", weights) == 2
+        error = capsys.readouterr().err.splitlines()
+        assert len(error) == 1 and says in error[0], error
 
 
 def test_killed_in_the_middle_and_resumed(tmp_path):
@@ -142,6 +186,23 @@ def test_several_encoders_share_a_decode(zoo, annotations, tmp_path):
     again, *_ = extract(zoo, encoders, tmp_path / "out", annotations=annotations, batch=5, workers=1, progress=False)
     assert set(again.done) == {"good", "nested"} and again.skipped == 3
     assert features(tmp_path / "out") == before
+
+
+def test_real_videos_from_file_to_data_set(realdata, tmp_path):
+    torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from videolights.encoders.blip2 import random_blip2
+    from videolights.encoders.clip import random_clip
+    from videolights.encoders.slowfast import SlowFast, SlowFastEncoder
+    torch.manual_seed(0)
+    (tmp_path / "videos").mkdir()
+    for path in (realdata / "videos").glob("*.mp4"): os.symlink(path, tmp_path / "videos" / f"{path.stem.removeprefix('qvh_')}.mp4")
+    encoders = {"slowfast": SlowFastEncoder(SlowFast(8, (1, 1, 1, 1)), frames=8, size=32, device="cpu"),
+                **open_encoders(["clip", "blip2"], dict(clip=str(random_clip(tmp_path / "clip")), blip2=str(random_blip2(tmp_path / "blip2"))), "cpu")}
+    queries, = (realdata / "videos").glob("qvh_*_queries.jsonl")
+    done, data, left = extract(tmp_path / "videos", encoders, tmp_path / "out", annotations=[queries], protocol="qvhighlights", progress=False)
+    assert len(done.done) == 4 and not done.failed and not any(left.values()) and check(DataConfig.load(data), progress=False) == []
+    stored = read_array(next((realdata / "qvhighlights/release_layout/slowfast_video_features").glob("*.npz")), "features")
+    for name in encoders: assert len(read_array(video_file(tmp_path / "out", name, "HY7EC5zXoEE_60.0_210.0"))) == len(stored) == 75      # as many clips as the public pack has
 
 
 class Fragile(Cheap):

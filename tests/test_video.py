@@ -91,10 +91,11 @@ def test_any_frame_times_any_clip_length(tmp_path, seed):
     rng = np.random.default_rng(seed)
     gaps = rng.choice([[20, 40], [1, 900], [33, 34], [300, 2500]][seed % 4], 70) if seed % 3 else rng.integers(1, 600, 70)
     starts, tau, count, offset = np.cumsum([0, *gaps[:-1]]), float(rng.choice([.3, .5, 1, 1.7, 2, 5])), int(rng.integers(1, 9)), int(rng.choice([0, 0, 777]))
+    at = [.5, 0, .9][seed % 5 % 3]
     path = lossless(tmp_path / "v.mkv", starts, gaps[-1], offset)
-    clips, end = list(read_clips(path, tau, count)), (starts[-1] + gaps[-1]) / 1000
+    clips, end = list(read_clips(path, tau, count, at=at)), (starts[-1] + gaps[-1]) / 1000
     levels = np.concatenate([clip[:, 0, 0, 0] for clip in clips]) / 3
-    instants = (np.arange(len(levels)) + .5) * tau / count
+    instants = (np.arange(len(levels)) + at) * tau / count
     assert abs(len(clips) - max(np.floor(end / tau + .5), 1)) <= (abs(end / tau % 1 - .5) < .05 / tau + 1e-3)       # the last frame's stay is rounded by the format
     near = np.abs(starts[:, None] / 1000 - instants).min(0) < 2e-3                                                  # a frame begins just there: either one will do
     shown = np.searchsorted(starts / 1000, instants, side="right") - 1
@@ -208,6 +209,24 @@ def test_memory_is_bounded_by_a_clip(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "long.mp4"], capture_output=True, text=True, check=True, env=os.environ)
     clips, grown_kb = map(int, done.stdout.split())
     assert clips == 59 and grown_kb < 40_000                                                    # all frames together are 276 MB
+
+
+@pytest.mark.parametrize("name, gop", [("sparse.ts", 250), ("dense.ts", 30), ("other.m2ts", 50)])
+def test_pictures_of_a_broadcast_without_an_index(tmp_path, name, gop):
+    "A seek in such a file may come out at a later key frame, or behind the end."
+    rng, seconds, fps = np.random.default_rng(0), 16, 25
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "sc_threshold": "0"})
+        stream.height, stream.width, stream.pix_fmt, stream.codec_context.gop_size = 96, 128, "yuv420p", gop
+        for i in range(seconds * fps):
+            noise = np.clip(rng.normal(20 + 12 * i / fps, 15, (96, 128, 1)), 0, 255).astype(np.uint8).repeat(3, 2)       # 12 levels a second
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode(None))
+    times = np.array([12.3, 0, .3, 2.2, 2.45, 5.01, 9.9, 15.2, 15.9, 99])
+    looks = thumbnails(tmp_path / name, times, width=128)
+    with av.open(str(tmp_path / name)) as container: frames = [(frame.time, frame.to_ndarray(format="rgb24").mean()) for frame in container.decode(video=0)]
+    wanted = [min(frames, key=lambda frame: abs(frame[0] - frames[0][0] - t))[1] for t in times]
+    assert np.abs([look.mean() for look in looks] - np.array(wanted)).max() < 2.5                                     # within a fifth of a second
 
 
 def test_without_pyav_the_cure_is_named(monkeypatch, tmp_path):

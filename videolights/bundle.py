@@ -36,7 +36,8 @@ def answer_key(
     contract,  # a feature contract
 ):             # the part of it that changes answers, as one line of JSON
     "What a graph and its contract must agree on."
-    return json.dumps({key: contract[key] for key in FEATURES}, sort_keys=True)
+    at = {key: contract[key] for key in ("at",) if key in contract}      # where frames are taken, if not in the middle of a clip
+    return json.dumps({key: contract[key] for key in FEATURES} | at, sort_keys=True)
 
 
 def graph_metadata(

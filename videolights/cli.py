@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'chain', 'disk_is_full', 'explain', 'data_check', 'data_pack', 'toyworld', 'parse_weights', 'extract',
-           'synthesize', 'network_options', 'encoder_options', 'parse_changes', 'train', 'ablate', 'draw_table',
-           'predict_run', 'score_run', 'predict_bundle', 'read_scored', 'evaluate', 'export', 'export_weights',
-           'size_mib', 'validation_split', 'check_precisions', 'convert', 'metrics_of', 'benchmark', 'predict',
-           'predict_one', 'predict_many', 'write_cuts', 'serve', 'clock', 'describe', 'report', 'explore',
+           'synthesize', 'network_options', 'encoder_options', 'parse_changes', 'train', 'ablate', 'tune', 'draw_table',
+           'draw_search', 'predict_run', 'score_run', 'predict_bundle', 'read_scored', 'evaluate', 'export',
+           'export_weights', 'size_mib', 'validation_split', 'check_precisions', 'convert', 'metrics_of', 'benchmark',
+           'predict', 'predict_one', 'predict_many', 'write_cuts', 'serve', 'clock', 'describe', 'report', 'explore',
            'demo_config', 'Steps', 'claim_folder', 'demo', 'demo_scores', 'demo_report', 'farewell', 'Parser',
            'add_verb', 'build_parser', 'positive', 'amount', 'add_data_verbs', 'add_extract_options',
            'add_engine_options', 'add_synthesize_options', 'add_training_verbs', 'add_using_verbs', 'add_asking_verbs',
@@ -23,6 +23,7 @@ import shutil
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -32,10 +33,10 @@ from .config import Config, DataConfig, InputError, ModelConfig, TrainConfig
 from .files import read_json, read_jsonl, write_csv, write_json, write_jsonl, write_text
 
 # %% ../nbs/90_cli.ipynb #212aa699
-EXTRAS = dict(torch="train", scipy="train", accelerate="train", safetensors="train", huggingface_hub="train", tqdm="train", tensorboard="train",
+EXTRAS = dict(torch="train", scipy="train", accelerate="train", safetensors="train", huggingface_hub="train", tqdm="train", tensorboard="train", optuna="tune",
               onnx="export", onnxscript="export", onnxruntime="runtime", av="video", PIL="explore",
               tokenizers="video", transformers="encoders", fastapi="serve", uvicorn="serve",
-              python_multipart="serve", ray="ray", plotly="explore", kaleido="explore",
+              python_multipart="serve", ray="ray", pyarrow="ray", plotly="explore", kaleido="explore",
               ipywidgets="explore", anywidget="explore", voila="explore")
 
 
@@ -110,12 +111,12 @@ def extract(args):
     weights, sources = parse_weights(args.weights), [name.strip() for name in args.sources.split(",") if name.strip()]
     if not sources: raise InputError("--sources: names no encoder; give some, for example slowfast,clip")
     if args.pack and not args.annotations: raise InputError("--pack: there is nothing to pack without queries; name their files with --annotations")
-    options = encoder_options(args, weights)
+    options, engine = encoder_options(args, weights), {}
     if args.engine == "ray":
-        from videolights.data.cluster import connect, extract_on_cluster
+        from videolights.data.cluster import connect, encode_on_cluster
         connect(args.ray_address)
-        done, data, left = extract_on_cluster(args.videos, sources, args.out, args.clip_seconds, args.annotations, args.protocol, options, args.workers)
-    else: done, data, left = run(args.videos, open_encoders(sources, **options), args.out, args.clip_seconds, args.annotations, args.protocol, args.batch, args.workers, weights)
+        engine = dict(encode=encode_on_cluster(sources, options))
+    done, data, left = run(args.videos, open_encoders(sources, **options), args.out, args.clip_seconds, args.annotations, args.protocol, args.batch, args.workers, weights, at=args.at, **engine)
     print(f"done:     {len(done.done)} videos, {done.texts} queries; {done.skipped} videos were there already")
     if done.failed: print(f"failed:   {len(done.failed)} files, see {Path(args.out, FAILURES)}")
     for split, count in left.items():
@@ -133,7 +134,7 @@ def synthesize(args):
     from videolights.data.extraction import open_encoders
     from videolights.data.synthesis import FAILURES, Recipe, synthesize as run
     weights, sources = parse_weights(args.weights), [name.strip() for name in args.sources.split(",") if name.strip()]
-    recipe = Recipe(args.clip_seconds, args.interval, args.frame, args.saliency, args.shortest, args.common, args.seed)
+    recipe = Recipe(args.clip_seconds, args.interval, args.frame, args.saliency, args.shortest, args.common, args.seed, args.at)
     writer = args.captioner, weights.pop("captioner", ""), network_options(args, args.captioner) | ({"sample": True} if args.sample else {})
     judge = args.matcher or args.captioner, weights.pop("matcher", ""), network_options(args, args.matcher or args.captioner)
     encoders, engine = open_encoders(sources, **encoder_options(args, weights)) if sources else {}, {}
@@ -195,6 +196,17 @@ def ablate(args):
     print(to_markdown(table) + f"\nwritten to {out}/table.md, .json, .tex and .csv{', drawn in ' + str(out / 'figures') if drawn else ''}; runs in {out}/runs")
     if failed: raise InputError(f"{len(failed)} runs failed: {', '.join(failed)}; read their .log files in {out}/runs, then run the command again")
 
+# %% ../nbs/90_cli.ipynb #39dd7b2d
+def tune(args):
+    "Search settings, print the trials and say what to do with the best."
+    from videolights.tuning import Search, to_markdown, tune as run
+    search, out = Search.load(args.recipe), Path(args.out or Path("runs", f"tune_{Path(args.recipe).stem}"))
+    if args.trials: search = replace(search, trials=args.trials)
+    found = run(search, out, args.jobs)
+    drawn = draw_search(found, out / "figures")
+    print(to_markdown(found) + f"\nwritten to {out}/results.md and .json{f', drawn in {drawn}' if drawn else ''}; runs in {out}/runs")
+    print(f"best: videolights train {out}/best.yaml\ncheck: videolights ablate {out}/check.yaml      # is it better on seeds that the search has not seen?")
+
 # %% ../nbs/90_cli.ipynb #5e52e5bb
 def draw_table(
     table,   # of `run_grid`
@@ -206,6 +218,18 @@ def draw_table(
     except ImportError: return []
     folder.mkdir(parents=True, exist_ok=True)
     return [save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html") for metric in table["metrics"]]
+
+# %% ../nbs/90_cli.ipynb #90370108
+def draw_search(
+    found,   # of `tune`
+    folder,  # of the figure
+):           # its path; None where plotly is not installed
+    "A page with every trial of a search."
+    from videolights.tuning import tuning_figure
+    try: from videolights.explore.figures import save_figure, template
+    except ImportError: return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return save_figure(tuning_figure(found).update_layout(template=template()), folder / "trials.html")
 
 # %% ../nbs/90_cli.ipynb #40d80936
 def predict_run(
@@ -352,7 +376,7 @@ def predict(args):
     from videolights.runtime import Runtime
     many = Path(args.source).is_dir() or is_list(args.source)
     if many and (args.json or args.render): raise InputError(f"{args.source}: --json and --render are for one video; the answers about many go to --out")
-    runtime = Runtime.load(args.bundle, args.provider, precision=args.precision)
+    runtime = Runtime.load(args.bundle, args.provider, precision=args.precision, weights=parse_weights(args.weights))
     rows, failed = predict_many(runtime, args) if many else (predict_one(runtime, args), 0)
     write_cuts(args, rows)
     return 1 if failed else 0
@@ -373,7 +397,7 @@ def predict_many(runtime, args):
     from videolights.bulk import Pair, beside, find_pairs, predict_many as run, read_answers
     out, (folder, pairs) = Path(args.out or "predictions.jsonl"), find_pairs(args.source, args.queries)
     print(f"writing to {out}; after a stop, the same command goes on")
-    tally, asked = run(runtime, args.source, args.queries, out, settings={} if args.precision == "fp32" else {"precision": args.precision}), set(pairs)
+    tally, asked = run(runtime, args.source, args.queries, out, settings=({} if args.precision == "fp32" else {"precision": args.precision}) | ({"weights": runtime.weights} if runtime.weights else {})), set(pairs)
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
     if tally.failed: print(f"videos that failed: {tally.failed}, see {beside(out, '.failures.jsonl')}")
     rows = [row for row in read_answers(out) if Pair(row["video"], row["query"], row.get("qid")) in asked]
@@ -395,7 +419,7 @@ def serve(args):
     "Answer over HTTP until interrupted."
     from videolights.serving import Limits, serve as run
     limits = Limits(max_mb=args.max_mb, max_video_s=args.max_seconds_of_video, timeout_s=args.timeout, workers=args.threads)
-    run(args.bundle, args.folder, args.host, args.port, limits, providers=args.provider, precision=args.precision)
+    run(args.bundle, args.folder, args.host, args.port, limits, providers=args.provider, precision=args.precision, weights=parse_weights(args.weights))
 
 # %% ../nbs/90_cli.ipynb #516c2513
 def clock(seconds):
@@ -594,6 +618,7 @@ def add_extract_options(verb):
     verb.add_argument("--annotations", metavar="FILE", nargs="+", action="extend", default=[], help="queries as JSON lines; train, val or test in the name is the split")
     verb.add_argument("--protocol", choices=("qvhighlights", "charades", "tvsum", "custom"), default="custom", help="whose annotations and metrics (default custom)")
     verb.add_argument("--clip-seconds", type=float, default=2.0, help="length of a clip (default 2)")
+    verb.add_argument("--at", metavar="SHARE", type=float, default=0.5, help="where in a clip frames are taken: 0 its start, 0.5 its middle (default 0.5); the contract keeps it")
     verb.add_argument("--weights", metavar="NAME=PLACE", nargs="+", action="extend", default=[],
                       help="file, folder or hub id of an encoder's weights (default: ~/.cache/videolights, or the hub)")
     verb.add_argument("--workers", type=positive, default=2, help="videos decoded side by side (default 2)")
@@ -623,6 +648,7 @@ def add_synthesize_options(verb):
     verb.add_argument("--saliency", choices=("paper", "released"), default="paper", help="cosine of caption and frame, or the release's matching score (default paper)")
     verb.add_argument("--interval", type=amount, default=10.0, help="seconds of an interval (default 10)")
     verb.add_argument("--clip-seconds", type=amount, default=2.0, help="length of a clip (default 2)")
+    verb.add_argument("--at", metavar="SHARE", type=float, default=0.5, help="where in a clip frames are taken: 0 its start, 0.5 its middle (default 0.5)")
     verb.add_argument("--shortest", type=positive, default=3, help="captions of fewer words are left out (default 3)")
     verb.add_argument("--common", type=positive, default=20, help="captions of more videos than this are left out (default 20)")
     verb.add_argument("--sample", action="store_true", help="let the captioner draw its words instead of taking the likeliest")
@@ -639,7 +665,7 @@ def add_synthesize_options(verb):
 
 # %% ../nbs/90_cli.ipynb #b3908ff1
 def add_training_verbs(verbs):
-    "train, ablate, evaluate"
+    "train, ablate, tune, evaluate"
     fit = add_verb(verbs, "train", train, "train a recipe into a run folder",
                    ["videolights train recipes/qvhighlights.yaml", "videolights train recipes/qvhighlights.yaml --resume",
                     "videolights train recipes/qvhighlights.yaml --out runs/no_fra --set model.refinement=none --epochs 50",
@@ -656,6 +682,13 @@ def add_training_verbs(verbs):
     many.add_argument("grid", metavar="GRID.yaml", help="base recipe, named rows of changes, data sets, seeds")
     many.add_argument("--out", metavar="DIR", help="folder of runs and table (default: runs/<name of the grid>)")
     many.add_argument("--jobs", type=positive, help="runs side by side (default: one for each GPU, or half the cores where there is none)")
+    search = add_verb(verbs, "tune", tune, "search settings around a recipe: trials that fall behind stop early; run it again to go on where it stopped",
+                      ["videolights tune recipes/tuning/charades_clip.yaml", "videolights tune recipes/tuning/charades_clip.yaml --trials 40      # goes on with the same search",
+                       "videolights ablate runs/tune_charades_clip/check.yaml         # the best beside the recipe that the search began with, on new seeds"])
+    search.add_argument("recipe", metavar="SEARCH.yaml", help="base recipe, space of settings, number of trials, seeds")
+    search.add_argument("--out", metavar="DIR", help="folder of the search (default: runs/tune_<name of the file>)")
+    search.add_argument("--trials", type=positive, help="in all, instead of the number that the file gives")
+    search.add_argument("--jobs", type=positive, default=1, help="trials side by side (default 1: the search then depends on its file alone)")
     score = add_verb(verbs, "evaluate", evaluate, "score a run's best checkpoint, an exported bundle, or any file of predictions",
                      ["videolights evaluate runs/qvhighlights --split val --out metrics.json",
                       "videolights evaluate runs/qvhighlights --shuffle-text",
@@ -753,6 +786,8 @@ def add_asking_verbs(verbs):
                     """curl --json '{"path": "a.mp4", "queries": ["a star blinks"]}' http://127.0.0.1:8000/predict/path"""])
     web.add_argument("bundle", metavar="BUNDLE", help="a folder that `videolights export` wrote")
     for verb in (find, web):
+        verb.add_argument("--weights", metavar="NAME=PLACE", nargs="+", action="extend", default=[],
+                          help="file, folder or hub id of the weights of an encoder that the bundle names and does not bring, as `extract` took them")
         verb.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32", help="of those that the bundle holds (default fp32)")
         verb.add_argument("--provider", default="auto", help="auto, cpu, cuda or one of ONNX Runtime's own names (default auto)")
     web.add_argument("--folder", metavar="DIR", help="videos in this folder may be asked for by path (default: uploads only)")
@@ -784,8 +819,8 @@ def main(
 
 
 def resume_command(args):
-    "The command that continues an interrupted training, extraction or synthesis, else nothing."
-    if args.verb in ("extract", "synthesize"): return "the same command"
+    "The command that continues an interrupted training, search, extraction or synthesis, else nothing."
+    if args.verb in ("extract", "synthesize", "tune"): return "the same command"
     if args.verb != "train": return ""
     changes = ["--set", *args.set] if args.set else []
     options = [*(["--out", args.out] if args.out else []), *(["--epochs", str(args.epochs)] if args.epochs else []), *(["--pretrained", args.pretrained] if args.pretrained else []),

@@ -110,7 +110,7 @@ def gpus() -> int:
 def start_run(
     config: Config,
     folder: Path,         # of the run; its recipe and its output are written beside it
-    threads: int,
+    threads: int,         # unless OMP_NUM_THREADS is set
     gpu: int | None,      # which one to use; None leaves the choice to torch
 ) -> subprocess.Popen:
     "Start one run, or go on with it."
@@ -118,7 +118,7 @@ def start_run(
     write_json(recipe, config.to_dict())
     with open(folder.with_name(f"{folder.name}.log"), "a") as log:
         return subprocess.Popen([sys.executable, "-m", "videolights", "train", str(recipe), "--out", str(folder), "--resume"], stdout=log,
-                                stderr=subprocess.STDOUT, env=os.environ | {"OMP_NUM_THREADS": str(threads)} | own)
+                                stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": str(threads)} | os.environ | own)
 
 # %% ../nbs/61_experiments.ipynb #dfdcc4a6
 def run_all(

@@ -165,11 +165,11 @@ _INPUTS, _OUTPUTS = ("video", "video_mask", "text", "text_mask"), ("spans", "sco
 class Runtime:
     "A bundle, ready to answer. Open one with `Runtime.load`."
 
-    def __init__(self, session, contract, folder="", threads=None):
-        self.session, self.contract, self.folder, self.threads = session, contract, folder, threads
+    def __init__(self, session, contract, folder="", threads=None, weights={}):
+        self.session, self.contract, self.folder, self.threads, self.weights = session, contract, folder, threads, weights
 
     @cached_property
-    def encoder(self): return open_encoder(self.contract, self.folder, threads=self.threads)   # of videos and sentences, opened when first needed
+    def encoder(self): return open_encoder(self.contract, self.folder, threads=self.threads, places=self.weights)   # of videos and sentences, opened when first needed
 
     @classmethod
     def load(
@@ -179,12 +179,15 @@ class Runtime:
         threads=None,          # CPU threads; None leaves it to ONNX Runtime
         allow_fallback=False,  # accept the CPU when a requested provider cannot be used
         precision="fp32",      # "fp32", "fp16" or "int8", as far as the bundle has them
+        weights={},            # {name: file, folder or hub id} of encoders that the contract names, where they are not in the usual place
     ):                         # a Runtime
         "Verify a bundle and open it."
         folder, contract = Path(folder), open_bundle(folder)
         session = open_session(folder / graph_file(contract, precision, folder), providers, threads, allow_fallback)
         _check_session(session, contract, folder)
-        return cls(session, contract, folder, threads)
+        runtime = cls(session, contract, folder, threads, weights)
+        if weights: runtime.encoder                           # wrong ones are told at once
+        return runtime
 
     @property
     def providers(self): return self.session.get_providers()   # where the graph really runs, most preferred first
@@ -380,7 +383,7 @@ def predict_video(
         sources = ", ".join(source["name"] for source in self.contract["sources"])
         raise InputError(f"{path}: the bundle's features ({sources}) come from other encoders; use those and call `predict`")
     texts = [self.prepare_text(_split(self, "text", x)) for x in encoder.encode_text(queries)]
-    video = self.prepare_video(_split(self, "video", encode_file(encoder, path, self.contract["clip_seconds"])))
+    video = self.prepare_video(_split(self, "video", encode_file(encoder, path, self.contract["clip_seconds"], self.contract.get("at", .5))))
     identities = [dict(query=query, vid=Path(path).stem) for query in queries]
     return self.predict_batch([video] * len(texts), texts, identities, [probe(path).duration_s] * len(texts), **options)
 

@@ -156,21 +156,23 @@ def _spans(
     if shown is not None: yield shown, began + (float(shown.duration * shown.time_base) if shown.duration and shown.time_base else 1 / fps)
 
 
-def _instants(end, step): return max(int(np.ceil(end / step - 0.5)), 0)   # how many of step / 2, 3 step / 2, ... lie before `end`
+def _instants(end, step, at): return max(int(np.ceil(end / step - at - 1e-6)), 0)   # how many of at step, (1 + at) step, ... lie before `end`
 
 # %% ../nbs/10_video.ipynb #94fc1264
 def read_views(
     path,          # a video file
     clip_seconds,  # length of a clip in seconds
     views,         # pairs (frames per clip, size): (height, width), a whole number for the centre square, None for the video's own
+    at=0.5,        # instant in each F-th part of a clip, from 0, its start, to below 1
 ):                 # yields one tuple per clip, with an (F, H, W, 3) uint8 for each view
     "Decode a video once, clip by clip, for several encoders; memory holds one clip."
+    if not 0 <= at < 1: raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
     with _open(path) as (container, stream):
         waiting, seen, clips, end, fps, pictures = [[] for _ in views], [0] * len(views), 0, 0.0, _frame_rate(stream), _Pictures()
         for frame, end in _spans(_timed(container.decode(stream), fps), fps):
             while True:
                 for v, (count, size) in enumerate(views):
-                    times = min(_instants(end, clip_seconds / count) - seen[v], count - len(waiting[v]))
+                    times = min(_instants(end, clip_seconds / count, at) - seen[v], count - len(waiting[v]))
                     if times > 0: waiting[v] += [pictures(frame, size)] * times; seen[v] += times
                 if any(len(w) < count for w, (count, _) in zip(waiting, views)): break
                 yield tuple(map(np.stack, waiting)); waiting, clips = [[] for _ in views], clips + 1
@@ -205,9 +207,10 @@ def read_clips(
     clip_seconds,       # length of a clip in seconds
     frames_per_clip=4,  # F, evenly spaced in each clip
     size=None,          # (height, width) to scale to, a whole number for the centre square of that side, None for the video's own
+    at=0.5,             # instant in each F-th part of a clip
 ):                      # yields (F, H, W, 3) uint8, one per clip
     "Decode a video clip by clip, front to back, in memory of one clip."
-    for clip, in read_views(path, clip_seconds, [(frames_per_clip, size)]): yield clip
+    for clip, in read_views(path, clip_seconds, [(frames_per_clip, size)], at): yield clip
 
 # %% ../nbs/10_video.ipynb #ecbe130f
 def _around(timed, time):
@@ -217,6 +220,17 @@ def _around(timed, time):
         if now[0] >= time: return before if before and time - before[0] < now[0] - time else now
         before = now
     return before
+
+
+def _sought(container, stream, start, time):
+    "Timed frames from a key frame on that is not after `time`."
+    back = 0
+    while True:
+        container.seek(max(int((time + start - back) / stream.time_base), 0), stream=stream)
+        timed = ((f.time - start, f) for f in container.decode(stream) if f.time is not None)
+        first = next(timed, None)
+        if first and first[0] <= time or back > time: return chain([first] if first else [], timed)
+        back = 2 * back or 1
 
 
 def thumbnails(
@@ -232,8 +246,6 @@ def thumbnails(
         w, h = (first.height, first.width) if _turns(first) % 2 else (first.width, first.height)
         size, start = (max(round(h * width / w), 1), width), first.time or 0.0
         for i in order:
-            container.seek(max(int((times_s[i] + start) / stream.time_base), 0), stream=stream)
-            timed = ((f.time - start, f) for f in container.decode(stream) if f.time is not None)
-            _, frame = _around(timed, times_s[i]) or (0.0, first)
+            _, frame = _around(_sought(container, stream, start, times_s[i]), times_s[i]) or (0.0, first)
             pictures[i] = _picture(frame, reformatter, size)
     return [pictures[i] for i in range(len(order))]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'FAILURES', 'Job', 'find_videos', 'video_file', 'text_file', 'save_features', 'sweep', 'decode_ahead',
-           'Batches', 'claim', 'Run', 'extract_videos', 'extract_texts', 'split_name', 'write_dataset', 'open_encoders',
-           'extract']
+           'Batches', 'claim', 'log_failure', 'Run', 'extract_videos', 'extract_texts', 'split_name', 'write_dataset',
+           'open_encoders', 'extract']
 
 # %% ../../nbs/26_data.extraction.ipynb #ab6b9ab1
 import json
@@ -89,6 +89,7 @@ def decode_ahead(
     clip_seconds,
     workers=2,     # videos decoded side by side
     ahead=16,      # clips that may wait
+    at=0.5,        # instant in each F-th part of a clip, see `read_views`
 ):                 # yields (job, {source: clip}), then (job, None) at a video's end or (job, the error)
     "Clips of many videos, as they come; those of one video in order."
     ready, waiting, lock, stop = queue.Queue(ahead), iter(jobs), threading.Lock(), threading.Event()
@@ -103,7 +104,7 @@ def decode_ahead(
             with lock: job = next(waiting, None)
             if job is None: return put(None)
             try:
-                for clip in read_views(job.path, clip_seconds, [views[s] for s in job.sources]):
+                for clip in read_views(job.path, clip_seconds, [views[s] for s in job.sources], at):
                     put((job, dict(zip(job.sources, clip))))
                     if stop.is_set(): return
                 put((job, None))
@@ -154,20 +155,32 @@ def claim(
     encoders,      # {source: encoder}
     clip_seconds,
     weights={},    # {source: file, folder or hub id}
+    at=0.5,        # instant of a clip that frames are taken at
 ):
     "Write down what a folder's features are made with; other settings than before are an error."
     path = Path(out, SETTINGS)
     facts = lambda e: {k: getattr(e, k, None) for k in ("video_dim", "text_dim", "frames_per_clip", "preprocessing", "licence")}
     now = json.loads(json.dumps({name: facts(e) | {"weights": str(weights.get(name, ""))} for name, e in encoders.items()}))
-    before = read_json(path) if path.exists() else dict(clip_seconds=clip_seconds, sources={})
+    before = read_json(path) if path.exists() else dict(clip_seconds=clip_seconds, at=at, sources={})
     if before["clip_seconds"] != clip_seconds:
         raise InputError(f"{out}: holds clips of {before['clip_seconds']} s, not {clip_seconds}; choose another --out or the same --clip-seconds")
+    if before.get("at", 0.5) != at: raise InputError(f"{out}: its frames were taken at {before.get('at', 0.5)} of a clip, not {at}; choose another --out or the same --at")
     for name, found in now.items():
         for key, value in before["sources"].get(name, found).items():
-            if found.get(key) != value: raise InputError(f"{out}: its {name} features were made with {key} {value!r}, not {found.get(key)!r}; choose another --out")
-    write_json(path, dict(clip_seconds=clip_seconds, sources=before["sources"] | now))
+            if value is not None and found.get(key) != value: raise InputError(f"{out}: its {name} features were made with {key} {value!r}, not {found.get(key)!r}; choose another --out")
+    write_json(path, dict(clip_seconds=clip_seconds, at=at, sources=before["sources"] | now))
 
 # %% ../../nbs/26_data.extraction.ipynb #b162074e
+def log_failure(
+    out,     # folder of features
+    path,    # the video
+    reason,
+):
+    "One more line for the list of failures; a file name that is no valid text keeps its odd bytes as JSON escapes."
+    with open(Path(out, FAILURES), "a", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(json.dumps({"video": str(path), "reason": reason}, ensure_ascii=False) + "\n")
+
+# %% ../../nbs/26_data.extraction.ipynb #13a469ba
 class Run:
     "One extraction: jobs, what failed, how far it is."
 
@@ -181,8 +194,7 @@ class Run:
         if job.vid in self.failed: return
         self.failed[job.vid] = " ".join(str(error).split()).removeprefix(f"{job.path}: ") or type(error).__name__
         for batches in self.batches.values(): batches.drop(job)
-        with open(self.out / FAILURES, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"video": str(job.path), "reason": self.failed[job.vid]}, ensure_ascii=False) + "\n")
+        log_failure(self.out, job.path, self.failed[job.vid])
         self.bar.update()
 
     def take(self, job, clip):
@@ -204,7 +216,7 @@ class Run:
         self.done.append(job.vid); job.rows.clear(); self.bar.update()
         return True
 
-# %% ../../nbs/26_data.extraction.ipynb #6ae3df7c
+# %% ../../nbs/26_data.extraction.ipynb #a17e4be7
 def extract_videos(
     jobs,          # list of Jobs
     encoders,      # {source: encoder}
@@ -214,6 +226,7 @@ def extract_videos(
     workers=2,     # videos decoded side by side
     doubles=(),    # (path, reason) of files that failed before they were opened
     progress=True,
+    at=0.5,        # instant in each F-th part of a clip, see `read_views`
 ):                 # the finished Run
     "Decode, encode and write; failures go to OUT/failures.jsonl."
     from tqdm.auto import tqdm
@@ -223,7 +236,7 @@ def extract_videos(
     with tqdm(total=len(jobs) + len(doubles), disable=not progress, unit="video", desc="extracting", mininterval=.5, dynamic_ncols=True) as bar:
         run, open_jobs, start = Run(out, encoders, clip_seconds, batch, bar), [], time.time()
         for path, reason in doubles: run.fail(Job(str(path), path, []), reason)
-        for job, clip in decode_ahead(jobs, views, clip_seconds, workers, 2 * batch):
+        for job, clip in decode_ahead(jobs, views, clip_seconds, workers, 2 * batch, at):
             run.take(job, clip)
             if clip is None: open_jobs.append(job)
             if any(not b.waiting for b in run.batches.values()) or clip is None: open_jobs = [job for job in open_jobs if not run.finish(job)]
@@ -275,6 +288,7 @@ def write_dataset(
     splits,        # {split: annotation rows}
     clip_seconds,
     protocol="custom",
+    at=0.5,        # instant of a clip that frames are taken at
 ):                 # (path of the YAML file, {split: rows left out})
     "Write annotations and the YAML with the feature contract."
     out, kept, left = Path(out), {}, {}
@@ -284,7 +298,7 @@ def write_dataset(
         if here: kept[split] = f"annotations/{split}.jsonl"; write_annotations(out / kept[split], here)
     sources = [Source(n, "video", e.video_dim, f"{n}_features") for n, e in encoders.items()]
     sources += [Source(f"{n}_text", "text", e.text_dim, f"{n}_text_features") for n, e in encoders.items() if e.text_dim]
-    facts = dict(name=out.resolve().name, protocol=protocol, clip_seconds=clip_seconds, root=".", encoder="+".join(encoders), splits=kept,
+    facts = dict(name=out.resolve().name, protocol=protocol, clip_seconds=clip_seconds, at=at, root=".", encoder="+".join(encoders), splits=kept,
                  sources=[{k: getattr(s, k) for k in ("name", "kind", "dim", "folder")} for s in sources])
     DataConfig(**facts)                                                    # what is wrong with it is told before it is written
     path = out / "dataset.yaml"
@@ -302,11 +316,12 @@ def open_encoders(
     "The encoders of a contract."
     if doubled := [s for s, n in Counter(sources).items() if n > 1]: raise InputError(f"--sources: '{doubled[0]}' is there twice; name each source once")
     if unknown := [s for s in weights if s not in sources]: raise InputError(f"--weights: '{unknown[0]}' is not among the sources {', '.join(sources)}")
+    places = lambda s: {s: weights[s]} if s in weights else {}
     options = {}
     if set(sources) - {"builtin"}:
         from videolights.encoders.networks import pick_device
         options = dict(device=device, half=pick_device(device).type == "cuda" if half is None else half, batch=batch)
-    return {s: get_encoder(s) if s == "builtin" else get_encoder(s, **options, **({"weights": weights[s]} if s in weights else {})) for s in sources}
+    return {s: get_encoder(s, places(s), **({} if s == "builtin" else options)) for s in sources}
 
 # %% ../../nbs/26_data.extraction.ipynb #25054738
 def extract(
@@ -320,19 +335,22 @@ def extract(
     workers=2,             # videos decoded side by side
     weights={},            # where the encoders' weights came from, for the record
     progress=True,
+    at=0.5,                # instant in each F-th part of a clip, see `read_views`
+    encode=extract_videos, # what encodes the videos
 ):                         # (Run, path of the data set's YAML or None, {split: queries left out})
     "Features of videos and queries, in the layout of the public packs, with a data set that can be trained on."
     if not 0 < clip_seconds < float("inf"): raise InputError(f"clip_seconds is {clip_seconds}; give a positive number of seconds")
+    if not 0 <= at < 1: raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
     splits = {}
     for path in annotations: splits.setdefault(split_name(path), []).extend(read_annotations(path, protocol))
     found, doubles = find_videos(videos, out)
-    claim(out, encoders, clip_seconds, weights)
+    claim(out, encoders, clip_seconds, weights, at)
     for name in encoders:
         for folder in (video_file(out, name, "").parent, text_file(out, name, "").parent): sweep(folder)
     missing = {vid: [s for s in encoders if not video_file(out, s, vid).exists()] for vid in found}
     texts = extract_texts([row for rows in splits.values() for row in rows], encoders, out)
     jobs = [Job(vid, found[vid], sources) for vid, sources in missing.items() if sources]
-    run = extract_videos(jobs, encoders, out, clip_seconds, batch, workers, doubles, progress)
+    run = encode(jobs, encoders, out, clip_seconds, batch, workers, doubles, progress, at)
     run.skipped, run.texts = len(found) - len(jobs), texts
     if not any(encoder.text_dim for encoder in encoders.values()): return run, None, {}
-    return (run, *write_dataset(out, encoders, splits, clip_seconds, protocol))
+    return (run, *write_dataset(out, encoders, splits, clip_seconds, protocol, at))

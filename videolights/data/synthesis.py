@@ -33,13 +33,14 @@ from ..video import thumbnails
 @dataclass(frozen=True)
 class Recipe:
     "How queries are made of videos."
-    clip_seconds: float = 2.0    # length of a clip; each is seen at one frame, its middle
+    clip_seconds: float = 2.0    # length of a clip; each is seen at one frame
     interval: float = 10.0       # seconds of an interval, a whole number of clips
     frame: str = "middle"        # which frame of an interval is captioned: "middle" or "sharpest"
     saliency: str = "paper"      # "paper": cosine of caption and frame; "released": matching probability and the release's clamps
     shortest: int = 3            # captions of fewer words are left out
     common: int = 20             # captions of more videos than this are left out
     seed: int = 2018             # of captioners that draw words, and of the page of examples
+    at: float = 0.5              # instant of a clip's frame, 0 for its start; the same for encoders' frames (see `read_views`)
 
     def __post_init__(self):
         for name, choices in (("frame", ("middle", "sharpest")), ("saliency", ("paper", "released"))):
@@ -243,7 +244,7 @@ def caption_videos(
     "Caption videos one after another, decoding ahead."
     from tqdm.auto import tqdm
     failed = {}
-    stream = decode_ahead(jobs, caption_views(captioner, matcher), recipe.clip_seconds, 1, 2 * group * recipe.clips)
+    stream = decode_ahead(jobs, caption_views(captioner, matcher), recipe.clip_seconds, 1, 2 * group * recipe.clips, recipe.at)
     with tqdm(total=len(jobs), disable=not (progress and jobs), unit="video", desc="captioning", mininterval=.5, dynamic_ncols=True) as bar:
         for _, clips in groupby(stream, key=lambda item: item[0].vid):
             first = next(clips)
@@ -309,7 +310,7 @@ def finish(
     rows, dropped = to_queries(records, recipe)
     write_annotations(Path(out, "queries", "train.jsonl"), rows)
     write_jsonl(Path(out, "queries", "left_out.jsonl"), dropped)
-    looks = {(r["vid"], i["clip"] * recipe.clip_seconds): (i["clip"] + i["frame"] + .5) * recipe.clip_seconds for r in records for i in r["intervals"]}
+    looks = {(r["vid"], i["clip"] * recipe.clip_seconds): (i["clip"] + i["frame"] + recipe.at) * recipe.clip_seconds for r in records for i in r["intervals"]}
     if examples: write_text(Path(out, "examples.html"), page(found, rows, dropped, looks, recipe.seed, examples))
     return rows, dropped
 
@@ -336,7 +337,7 @@ def synthesize(
     found, doubles = find_videos(videos, out)
     found = choose_videos(found, only, held_out, protocol)
     claim_captions(out, captioner, matcher, recipe)
-    if encoders: claim(out, encoders, recipe.clip_seconds, weights)
+    if encoders: claim(out, encoders, recipe.clip_seconds, weights, recipe.at)
     sweep(record_file(out, "").parent)
     jobs = caption_jobs(found, out)
     failed = caption(jobs, captioner, matcher, recipe, out, batch, progress)
@@ -351,5 +352,5 @@ def add_features(found, rows, encoders, out, recipe, batch, workers, progress, e
     "Features of the videos that have queries, of the queries, and the data set's YAML file."
     extract_texts(rows, encoders, out)
     missing = {vid: [s for s in encoders if not video_file(out, s, vid).exists()] for vid in found}
-    extract([Job(vid, found[vid], sources) for vid, sources in missing.items() if sources], encoders, out, recipe.clip_seconds, batch, workers, progress=progress)
-    return write_dataset(out, encoders, {"train": rows}, recipe.clip_seconds)[0]
+    extract([Job(vid, found[vid], sources) for vid, sources in missing.items() if sources], encoders, out, recipe.clip_seconds, batch, workers, progress=progress, at=recipe.at)
+    return write_dataset(out, encoders, {"train": rows}, recipe.clip_seconds, at=recipe.at)[0]

@@ -86,7 +86,7 @@ def plain(
 class Blip2Encoder:
     "BLIP-2's Q-Former: 768 columns for clips and for word pieces."
     name = "blip2"
-    preprocessing = "middle frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; first query's row. Text: lower case without .!\"()*#:;~"
+    preprocessing = "one frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; first query's row. Text: lower case without .!\"()*#:;~"
     licence = "BSD-3-Clause code (LAVIS); weights MIT as the hub's card says"
 
     def __init__(self, model, tokenizer, rows="first", frames_per_clip=1, device="auto", half=False, batch=8):

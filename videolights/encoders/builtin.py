@@ -207,6 +207,7 @@ class BuiltinEncoder:
     "Colour, outline and motion of clips; hashed words. Numpy only."
     name, video_dim, text_dim = "builtin", sum(GROUPS.values()), 64
     frames_per_clip, frame_size = FRAMES, (HEIGHT, WIDTH)
+    preprocessing, licence = f"{FRAMES} frames evenly over the clip, stretched to {HEIGHT}x{WIDTH}; text: words in lower case", "that of this package; there are no weights"
 
     def encode_clip(self, clip):
         "(video_dim,) float32 of one clip (F, H, W, 3) uint8."

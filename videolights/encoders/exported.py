@@ -106,12 +106,14 @@ def open_encoder(
     folder,           # that bundle
     providers="cpu",  # where an exported encoder runs, see `ExportedEncoder`
     threads=None,
+    places={},        # {name: file, folder or hub id of the weights} of encoders that the contract names
 ):                    # an Encoder
     "The encoder that made a model's features: the bundle's own, else the one that its contract names."
     name, path = contract["encoder"], Path(folder, "encoder")
     if not name:
         raise InputError(f"{folder}: its contract names no encoder, so it answers from ready features only; use `predict` with features")
-    encoder = ExportedEncoder(path, providers, threads) if path.is_dir() else _installed(name, path)
+    if places and path.is_dir(): raise InputError(f"{path}: the bundle brings its encoder, weights of another one have no use; leave them out")
+    encoder = ExportedEncoder(path, providers, threads) if path.is_dir() else _installed(name, path, places)
     where = path if path.is_dir() else f"encoder '{name}'"
     if encoder.name != name: raise InputError(f"{path}: is the encoder '{encoder.name}', the model was trained with '{name}'; put that one there")
     for kind in ("video", "text"):
@@ -120,8 +122,8 @@ def open_encoder(
     return encoder
 
 
-def _installed(name, path):
-    try: return get_encoder(name)
+def _installed(name, path, places):
+    try: return get_encoder(name, places)
     except ImportError as e:
         raise InputError(f"{path}: no such folder, and encoder '{name}' needs {e.name} to run without it; put an exported encoder there "
                          f'(`videolights export WEIGHTS --out {path}`), or run `pip install "videolights[encoders]"`') from None

@@ -24,6 +24,8 @@ class Encoder(Protocol):
     text_dim: int                   # columns of a word's row
     frames_per_clip: int            # frames it wants of each clip
     frame_size: tuple | int | None  # (height, width) it wants them in, a whole number for the centre square; None takes them as they are
+    preprocessing: str | dict       # what is done to frames and sentences: an extraction's folder keeps it
+    licence: str                    # of code and weights
 
     def encode_video(self, clips: Iterable[np.ndarray]) -> np.ndarray: "(L, video_dim) float32 from clips (F, H, W, 3) uint8."
     def encode_text(self, queries: list[str]) -> list[np.ndarray]: "One (N, text_dim) float32 per query, a row per word."
@@ -40,15 +42,19 @@ ENCODERS = {   # name in the contract -> module and what makes the encoder
 
 
 def get_encoder(
-    name: str,  # one of ENCODERS
-    **options,  # what its maker takes: weights, device, half, batch
+    name: str,         # one of ENCODERS
+    places: dict = {}, # {name: file, folder or hub id of its weights} where they are not in the usual place
+    **options,         # what its maker takes: weights, device, half, batch
 ) -> Encoder:
     "The encoder that a feature contract names; its module is imported only now. `a+b` is two side by side."
-    if "+" in name: return Joined(name, [get_encoder(part, **options) for part in name.split("+")])
+    if unknown := set(places) - set(name.split("+")):
+        raise InputError(f"weights are given for '{min(unknown)}', which is not among the encoders {', '.join(name.split('+'))}")
+    if "+" in name: return Joined(name, [get_encoder(part, {part: places[part]} if part in places else {}, **options) for part in name.split("+")])
     if name not in ENCODERS:
         raise InputError(f"no encoder is called '{name}'; known are {', '.join(ENCODERS)}. Features of other encoders are read from files")
+    if "builtin" in places: raise InputError("the encoder 'builtin' has no weights; give none")
     module, make = ENCODERS[name].split(":")
-    return getattr(import_module(module), make)(**options)
+    return getattr(import_module(module), make)(**{"weights": place for place in places.values()}, **options)
 
 # %% ../../nbs/11_encoders.protocol.ipynb #1bb871cf
 def split_words(
@@ -82,7 +88,8 @@ def encode_file(
     encoder: Encoder,
     path,          # a video file
     clip_seconds,  # length of a clip in seconds
+    at=0.5,        # instant in each F-th part of a clip, see `read_views`
 ):                 # (L, video_dim) float32
     "Features of a video file."
-    if isinstance(encoder, Joined): return beside([encode_file(e, path, clip_seconds) for e in encoder.encoders])
-    return encoder.encode_video(read_clips(path, clip_seconds, encoder.frames_per_clip, encoder.frame_size))
+    if isinstance(encoder, Joined): return beside([encode_file(e, path, clip_seconds, at) for e in encoder.encoders])
+    return encoder.encode_video(read_clips(path, clip_seconds, encoder.frames_per_clip, encoder.frame_size, at))
