@@ -1,10 +1,11 @@
 """What one decode for all encoders, batches across videos and several workers are worth, against reading and encoding one thing after another.
 
-    python benchmarks/extraction.py [--videos FOLDER] [--copies 8] [--width 8] [--size 112] [--batch 8] [--workers 1 2 4] [--device cpu]
+    python benchmarks/extraction.py [--videos FOLDER] [--copies 8] [--width 8] [--size 112] [--batch 8] [--workers 1 2 4] [--device cpu] [--json benchmarks/results/extraction.json]
 
 Without a folder, ten-second videos of noise are rendered. The encoder is a SlowFast of the given width (64 is the published one) with random weights.
 """
 import argparse
+import os
 import tempfile
 import time
 from itertools import islice
@@ -14,6 +15,7 @@ import numpy as np
 
 from videolights.data.extraction import Job, decode_ahead, extract_videos, find_videos
 from videolights.encoders.slowfast import SlowFast, SlowFastEncoder
+from videolights.files import write_json
 from videolights.video import read_clips, read_views, write_video
 
 VIEWS = [(32, 224), (1, None), (1, 224)]      # SlowFast, CLIP, BLIP-2
@@ -41,7 +43,7 @@ def decoding(paths, workers):
     yield "decode once for all", clips_per_second(lambda: sum(1 for p in paths for _ in read_views(p, 2, VIEWS)))
     for n in workers:
         jobs = [Job(p.stem, p, ["a", "b", "c"]) for p in paths]
-        yield f"  the same, {n} workers", clips_per_second(lambda: sum(isinstance(c, dict) for _, c in decode_ahead(jobs, dict(zip("abc", VIEWS)), 2, n)))
+        yield f"  decode once for all, {n} workers", clips_per_second(lambda: sum(isinstance(c, dict) for _, c in decode_ahead(jobs, dict(zip("abc", VIEWS)), 2, n)))
 
 
 def encoding(clips, encoder, batch):
@@ -71,17 +73,22 @@ def main():
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write the rates there")
     args = parser.parse_args()
     folder = args.videos or render(Path(tempfile.mkdtemp()), args.copies)
     paths = [path for path in find_videos(folder)[0].values() if path.suffix == ".mp4"]
     encoder = SlowFastEncoder(SlowFast(args.width), size=args.size, device=args.device, batch=args.batch)
     clips = list(islice((clip for p in paths for clip in read_clips(p, 2, 32, args.size)), 2 * args.batch))
-    print(f"{'':28}{'clips/s':>9}{'ratio':>8}")
+    print(f"{'':32}{'clips/s':>9}{'ratio':>8}")
+    rates = {}
     for rows in (decoding(paths, args.workers), encoding(clips, encoder, args.batch), together(paths, encoder, args.batch, args.workers)):
         first = None
         for what, rate in rows:
             first = first or rate
-            print(f"{what:28}{rate:9.1f}{rate / first:8.2f}", flush=True)
+            rates[what.strip()] = round(rate, 1)
+            print(f"{what:32}{rate:9.1f}{rate / first:8.2f}", flush=True)
+    facts = dict(encoder=f"SlowFast, {args.width} channels, {args.size} x {args.size}", batch=args.batch, videos=len(paths))
+    if args.json: write_json(args.json, dict(unit="clips per second", cores=os.cpu_count(), load=round(os.getloadavg()[0], 1)) | facts | dict(rates=rates))
 
 
 if __name__ == "__main__": main()
