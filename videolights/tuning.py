@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['GIVEN', 'SETTINGS', 'STATES', 'is_number', 'read_range', 'on_grid', 'read_choices', 'holds', 'read_setting', 'ends',
-           'Search', 'open_study', 'facts', 'mend', 'draw', 'suggested', 'next_trial', 'train_watched', 'start_run',
-           'running', 'follow', 'read_scores', 'run_trial', 'train_seeds', 'describe_trial', 'describe_search',
-           'to_markdown', 'tuning_figure', 'to_recipe', 'write_recipes', 'tune', 'alone', 'count_ended', 'standing',
-           'keep']
+           'Search', 'open_study', 'facts', 'mend', 'draw', 'suggested', 'next_trial', 'running', 'follow',
+           'read_scores', 'run_trial', 'train_seeds', 'describe_trial', 'describe_search', 'to_markdown',
+           'tuning_figure', 'to_recipe', 'write_recipes', 'tune', 'alone', 'count_ended', 'standing', 'keep']
 
 # %% ../nbs/62_tuning.ipynb #0fc5af81
 import csv
@@ -16,9 +15,7 @@ import fcntl
 import json
 import math
 import os
-import subprocess
 import sys
-import threading
 import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -35,9 +32,9 @@ from tqdm.auto import tqdm
 
 from .config import Config, DataConfig, InputError, LossConfig, ModelConfig, TrainConfig, from_dict, read_yaml
 from .evaluation.reports import HEADLINES
-from .experiments import gpus, grid_lines, last_words, read_run, run_name
+from .experiments import gpus, grid_lines, last_words, read_run, run_name, start_run
 from .files import write_json, write_text
-from .training import selection_score, train
+from .training import selection_score
 
 # %% ../nbs/62_tuning.ipynb #91b22449
 def is_number(value): return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -224,31 +221,6 @@ def next_trial(
     if not waiting and len(study.get_trials(deepcopy=False)) >= search.trials: return None
     if not waiting: study.enqueue_trial(draw(study, search))
     return study.ask()
-
-# %% ../nbs/62_tuning.ipynb #bf5dc217
-def train_watched(
-    recipe: str,     # the saved recipe
-    folder: str,     # of the run
-):
-    "Train, as long as the process that asked for it lives."
-    def watch(): os.read(0, 1); os._exit(1)
-    threading.Thread(target=watch, daemon=True).start()
-    try: train(Config.load(recipe), folder, resume=True)
-    except InputError as e: sys.exit(str(e))
-
-
-def start_run(
-    config: Config,
-    folder: Path,          # of the run; its recipe and its output are written beside it
-    threads: int,          # unless OMP_NUM_THREADS is set
-    gpu: int | None,       # which one to use; None leaves the choice to torch
-) -> subprocess.Popen:
-    "Start a run, or go on with it."
-    recipe, own = folder.with_name(f"{folder.name}.recipe.json"), {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
-    write_json(recipe, config.to_dict())
-    with open(folder.with_name(f"{folder.name}.log"), "a") as log:
-        return subprocess.Popen([sys.executable, "-c", "import sys; from videolights.tuning import train_watched; train_watched(*sys.argv[1:])", str(recipe), str(folder)],
-                                stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": str(threads)} | os.environ | own)
 
 # %% ../nbs/62_tuning.ipynb #65187470
 @contextmanager
