@@ -1,4 +1,4 @@
-"""Grids of recipes: what is run, where, and what the table says. Runs are played here by a script that writes a run's files, so that nothing is trained."""
+"""Grids of recipes: what is run, where, and what the table says. Most runs are played by a script that writes a run's files, so that nothing is trained."""
 import csv
 import json
 import re
@@ -7,12 +7,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from videolights import experiments
 from videolights.cli import main
 from videolights.config import Config, InputError
+from videolights.data.toyworld import make_toyworld
 from videolights.experiments import Grid, cells, differences, paired_difference, run_grid, to_latex, to_markdown
+from videolights.training import train
 
 QUERIES = [dict(qid=q, query="x", vid=f"v{q // 2}", duration=20, relevant_windows=[[0, 10]]) for q in range(24)]
 ACTOR = """
@@ -167,3 +170,28 @@ def test_shipped_grids(root, monkeypatch):
     for part in grids["table7-small"].sets:
         without, with_fra = (grids["table7-small"].config(row, 2018, part).model for row in ("without FRA", "with FRA"))
         assert with_fra.refinement == "paper" != without.refinement
+
+
+def test_a_row_of_table_v_on_the_toy_world(root, tmp_path, monkeypatch):
+    "The shipped grid, cut to one row, one seed and two epochs, with rendered videos for data: the command's figures are those of the same recipe trained by hand."
+    for name in ("VIDEOLIGHTS_REALDATA", "OMP_NUM_THREADS"): monkeypatch.setenv(name, "1")
+    toy = make_toyworld(tmp_path / "toy", train_videos=6, val_videos=3, queries=2, progress=False)
+    shipped = yaml.safe_load((root / "recipes/tables/table5-small.yaml").read_text())
+    cut = {"data": str(toy), "train.epochs": 2, "train.batch_size": 4, "model.video_dim": 96, "model.text_dim": 64}
+    grid = dict(base=str(root / "recipes/charades_clip.yaml"), change=shipped["change"] | cut, rows={"FRA": shipped["rows"]["FRA"]}, seeds=[2018], metrics=["MR-full-mAP", "HL-min-Fair-mAP"])
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    assert main(["ablate", str(tmp_path / "grid.yaml"), "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out/table.json").read_text())["rows"]["FRA"]
+    config = Config.load(root / "recipes/charades_clip.yaml").with_changes(shipped["change"] | shipped["rows"]["FRA"] | cut | {"train.seed": 2018})
+    torch.set_num_threads(1)
+    train(config, tmp_path / "by_hand", progress=False)
+    by_hand = json.loads((tmp_path / "by_hand/metrics_val.json").read_text())["brief"]
+    assert {m: values[0] for m, values in found["values"].items()} == {m: by_hand[m] for m in ("MR-full-mAP", "HL-min-Fair-mAP")}
+
+
+@pytest.mark.parametrize("name", ["table5", "table6", "released"])
+def test_committed_tables_are_those_of_the_shipped_grids(root, monkeypatch, name):
+    monkeypatch.setenv("VIDEOLIGHTS_REALDATA", "/data")
+    grid, table = Grid.load(root / f"recipes/tables/{name}-small.yaml"), json.loads((root / f"benchmarks/results/{name}-small.json").read_text())
+    assert {row: (r["changes"], r["seeds"]) for row, r in table["rows"].items()} == {row: (changes, grid.seeds) for row, changes in grid.rows.items()}
+    assert table["change"] == grid.change
