@@ -99,8 +99,8 @@ def browser_side(preset, clips, words):
                     except Exception: time.sleep(.5)
                 page.wait_for_selector(".js-plotly-plot .heatmaplayer image", timeout=180_000)
                 page.wait_for_timeout(3000)
-                seen = lambda selector, values: min([page.evaluate(WATCH, [selector, v]) for v in values][1:])
-                return {"query": seen(".vl-picker select[size]", range(1, 7)), "stage": seen("Stage", [0, 1, 2, 4, 3]), "mask": seen(".vl-words button", range(4))}
+                seen = lambda selector, values: min([page.evaluate(WATCH, [selector.format(v + 1), v]) for v in values][1:])
+                return {"query": seen(".vl-picker select[size]", range(1, 7)), "stage": seen("Stage", [0, 1, 2, 4, 3]), "mask": seen(".vl-words button:nth-child({})", range(4))}
         finally: server.terminate()
 
 

@@ -9,6 +9,7 @@ __all__ = ['TRUTH', 'PREDICTED', 'TRUTH_FILL', 'CURVE', 'FONT', 'LOOKS', 'SYSTEM
 
 # %% ../../nbs/81_explore.figures.ipynb #8aef7bad
 import base64
+import functools
 import html
 import io
 import itertools
@@ -35,6 +36,7 @@ LOOKS = {"light": dict(ink="#1f2933", soft="#64707d", grid="#e6e9ed", plot="#fbf
          "dark": dict(ink="#e4e8ec", soft="#9aa5b1", grid="#333c46", plot="#1b2128")}
 
 
+@functools.cache
 def template(
     look="light",  # "light" or "dark"
 ):                 # a plotly template
@@ -60,13 +62,12 @@ def label(
     return html.escape(text if len(text) <= limit else text[:limit - 1] + "…")
 
 # %% ../../nbs/81_explore.figures.ipynb #2f28187a
-def _truth_line(fig, saliency, clip_seconds, place, first):
-    "True saliency as a green step line with a white edge, on the second y axis."
+def _truth_line(saliency, clip_seconds, x, y, first):
+    "True saliency as a green step line with a white edge."
     steps = np.append(saliency, saliency[-1:]).astype("float32")
-    for name, colour, width in (("", "white", 4.5), ("true saliency", TRUTH, 2.2)):
-        line = go.Scatter(x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", name=name, legendgroup="saliency",
-                          showlegend=bool(name) and first, line=dict(shape="hv", color=colour, width=width))
-        fig.add_trace(line, secondary_y=True, **place)
+    return [dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", name=name, legendgroup="saliency", xaxis=x, yaxis=y,
+                 showlegend=bool(name) and first, line=dict(shape="hv", color=colour, width=width))
+            for name, colour, width in (("", "white", 4.5), ("true saliency", TRUTH, 2.2))]
 
 
 def _bars(windows, predicted, axes, edges):
@@ -84,16 +85,14 @@ def _cursor(at, x, y, colour):
     return dict(type="line", name="cursor", x0=at, x1=at, y0=0, y1=1, xref=x, yref=f"{y} domain", line=dict(color=colour, width=2))
 
 # %% ../../nbs/81_explore.figures.ipynb #e983aca4
-def _map(fig, stage, z, sentence, clip_seconds, place):
-    "One map, with the row of the sentence under it; returns the names of its axes."
-    time = dict(x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(stage), hoverongaps=False,
+def _map(stage, z, sentence, clip_seconds, x, y):
+    "One map, with the row of the sentence under it."
+    same = dict(type="heatmap", x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(stage), hoverongaps=False, xaxis=x, yaxis=y,
                 hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
     values, empty = z.astype("float32"), np.isnan(z)
     if empty.any(): values = np.where(empty, None, values)   # JSON knows no nan
-    fig.add_trace(go.Heatmap(z=values, y0=0, **time), **place)
-    axes = fig.data[-1].xaxis, fig.data[-1].yaxis
-    if sentence is not None: fig.add_trace(go.Heatmap(z=np.asarray(sentence, "float32")[None], y0=len(z) + .3, **time), **place)
-    return axes
+    below = [] if sentence is None else [dict(same, z=np.asarray(sentence, "float32")[None], y0=len(z) + .3)]
+    return [dict(same, z=values, y0=0), *below]
 
 
 def _heading(stage, axes, above):
@@ -102,13 +101,12 @@ def _heading(stage, axes, above):
                 xanchor="left", yanchor="bottom", showarrow=False)
 
 
-def _word_axis(fig, words, gone, sentence, place):
+def _word_axis(words, gone, sentence):
     "Words downwards, the sentence a little apart; of very many rows only some are named."
     rows, every = len(words), -(-len(words) // 40)
     names = [f"<s>{label(w, 18)}</s>" if hidden else label(w, 18) for w, hidden in zip(words, gone)][::every]
     places, names = [*range(0, rows, every), *[rows + .3] * sentence], names + ["<i>sentence</i>"] * sentence
-    fig.update_yaxes(range=[rows + (.85 if sentence else -.5), -.5], showgrid=False, showticklabels=place["col"] == 1, secondary_y=False,
-                     tickvals=places, ticktext=names, **place)
+    return dict(range=[rows + (.85 if sentence else -.5), -.5], showgrid=False, tickvals=places, ticktext=names)
 
 
 def _colour_range(values):
@@ -118,6 +116,22 @@ def _colour_range(values):
     return (-far, far) if 0 < far < 3 * min(-low, high) else (low, max(high, low + 1e-6))
 
 # %% ../../nbs/81_explore.figures.ipynb #313d165e
+def _names(k):
+    "The axes of panel k: time, words, and saliency over the words."
+    return [letter + (str(n) if n > 1 else "") for letter, n in (("x", k + 1), ("y", 2 * k + 1), ("y", 2 * k + 2))]
+
+
+def _panel(k, rows, columns, gap, end, peak):
+    "The axes of panel k of a grid; time is shared by a column, and named under its last panel. Margins are known: measuring them costs a second drawing."
+    (x, y, over), below, col = _names(k), rows - 1 - k // columns, k % columns
+    wide, high = (.94 - .03 * (columns - 1)) / columns, (1 - gap * (rows - 1)) / rows
+    left, low = col * (wide + .03), below * (high + gap)
+    shared = dict(matches=_names((rows - 1) * columns + col)[0], showticklabels=False) if below else dict(title="seconds")
+    return {f"xaxis{x[1:]}": dict(anchor=y, domain=[left, left + wide], range=[0, end], showgrid=False, automargin=False, **shared),
+            f"yaxis{y[1:]}": dict(anchor=x, domain=[low, min(1, low + high)], automargin=False),
+            f"yaxis{over[1:]}": dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak], automargin=False, visible=False)}
+
+# %% ../../nbs/81_explore.figures.ipynb #ca075c51
 def heatmap_figure(
     maps,             # dict: stage -> (N, L) correspondences
     words,            # N labels
@@ -139,29 +153,24 @@ def heatmap_figure(
     each, above = min(480, max(64, min(19, max(12, 200 / lines)) * lines)), 11 if len(predicted) else 5
     gap, top, bottom = 29 + above, (79 if title else 43) + above, 44
     inner = rows * each + (rows - 1) * gap
-    fig = make_subplots(rows, columns, shared_xaxes=True, horizontal_spacing=.03, vertical_spacing=gap / inner if rows > 1 else 0,
-                        specs=[[dict(secondary_y=True)] * columns] * rows)
-    shapes, headings = [], []
+    peak = max(1e-9, np.max(1 if saliency is None else saliency))
+    axes = {name: axis for k in range(rows * columns) for name, axis in _panel(k, rows, columns, gap / inner, length * clip_seconds, peak).items()}
+    data, shapes, headings = [], [], []
     for k, (stage, z) in enumerate(maps.items()):
-        place = dict(row=k // columns + 1, col=k % columns + 1)
-        axes = _map(fig, stage, z, sentences and sentences[stage], clip_seconds, place)
-        headings.append(_heading(stage, axes, above))
+        x, y, over = _names(k)
+        data += _map(stage, z, sentences and sentences[stage], clip_seconds, x, y)
+        headings.append(_heading(stage, (x, y), above))
         found = predicted.get(stage, ()) if isinstance(predicted, dict) else predicted
-        shapes += _bars([] if windows is None else windows, found, axes, saliency is None)
-        if cursor is not None: shapes.append(_cursor(cursor, *axes, "#111"))
-        _word_axis(fig, words, np.isnan(z).all(1), bool(sentences), place)
-        if saliency is not None: _truth_line(fig, np.asarray(saliency), clip_seconds, place, k == 0)
+        shapes += _bars([] if windows is None else windows, found, (x, y), saliency is None)
+        if cursor is not None: shapes.append(_cursor(cursor, x, y, "#111"))
+        axes[f"yaxis{y[1:]}"].update(_word_axis(words, np.isnan(z).all(1), bool(sentences)), showticklabels=k % columns == 0)
+        if saliency is not None: data += _truth_line(np.asarray(saliency), clip_seconds, x, over, k == 0)
     low, high = limits or _colour_range(np.concatenate([np.ravel(z) for z in maps.values()]))
     longest = max(min(len(str(w)), 18) for w in (*words, *["sentence"] * bool(sentences)))
-    peak = max(1e-9, np.max(1 if saliency is None else saliency))
     bar = dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
-    fig.update_xaxes(range=[0, length * clip_seconds], showgrid=False, automargin=False)   # margins are known: measuring them costs a second drawing
-    fig.update_yaxes(automargin=False)
-    fig.update_xaxes(title="seconds", row=rows)
-    fig.update_yaxes(range=[-.03 * peak, 1.08 * peak], visible=False, secondary_y=True)
-    return fig.update_layout(template=template(look), title_text=label(title, 110), height=inner + top + bottom,
-                             shapes=shapes, annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=bottom), legend=dict(y=1 + (14 if columns == 1 else above + 20) / inner),
-                             coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar))
+    return go.Figure(data, dict(axes, template=template(look), title_text=label(title, 110), height=inner + top + bottom, shapes=shapes, annotations=headings,
+                                margin=dict(l=14 + 6.4 * longest, t=top, b=bottom), legend=dict(y=1 + (14 if columns == 1 else above + 20) / inner),
+                                coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar)))
 
 # %% ../../nbs/81_explore.figures.ipynb #403a1d31
 def figure1(
