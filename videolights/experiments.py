@@ -243,6 +243,9 @@ def tabulate(
     "Collect the metrics of all finished runs."
     runs = [(row, part, seed, Path(out, "runs", name), config) for name, (row, part, seed, config) in grid.runs().items()]
     found = {(row, part, seed): read_run(folder) for row, part, seed, folder, _ in runs}
+    known = dict.fromkeys(m for f in found.values() if f for m in f["brief"])
+    if known and (unknown := [m for m in grid.metrics if m not in known]):
+        raise InputError(f"{grid.file}: metrics: the runs report no '{unknown[0]}'; choose from {', '.join(known)}, and give the command again: no run is lost")
     scores = {(row, part, seed): score_queries(config, folder) for row, part, seed, folder, config in runs if found[row, part, seed]}
     columns = {part: grid.metrics or next((list(f["brief"]) for (_, p, _), f in found.items() if f and p == part), []) for part in grid.parts}
     metrics, rows, first = {f"{part} {m}".strip(): (part, m) for part in grid.parts for m in columns[part]}, {}, next(iter(grid.rows))
