@@ -76,10 +76,17 @@ def test_a_bundle_is_scored_from_the_command_line(bundle, world, capsys, tmp_pat
     assert main(["evaluate", str(bundle)]) == 2 and "name the data set too" in capsys.readouterr().err
 
 
-def test_the_shipped_bundle_reaches_its_metrics(tmp_path):
-    "exported/toyworld loads, matches its hashes, and scores on freshly rendered videos what it says."
-    bundle = ROOT / "exported" / "toyworld"
-    said, data = open_bundle(bundle)["metrics"], DataConfig.load(make_toyworld(tmp_path, train_videos=1, val_videos=40, progress=False))
-    _, found = precision.score_bundle(Runtime.load(bundle, "cpu"), Dataset(data, "val"))
+def reaches_its_metrics(bundle, data):
+    said, (_, found) = open_bundle(bundle)["metrics"], precision.score_bundle(Runtime.load(bundle, "cpu"), Dataset(data, "val"))
     for name, value in said.items():
         if value is not None: assert abs(found["brief"][name] - value) <= 1.0, (name, value, found["brief"][name])
+
+
+def test_the_shipped_bundle_reaches_its_metrics(tmp_path):
+    "exported/toyworld loads, matches its hashes, and scores on freshly rendered videos what it says."
+    reaches_its_metrics(ROOT / "exported/toyworld", DataConfig.load(make_toyworld(tmp_path, train_videos=1, val_videos=40, progress=False)))
+
+
+def test_the_bundle_of_real_data_reaches_its_metrics(realdata, monkeypatch):
+    monkeypatch.setenv("VIDEOLIGHTS_REALDATA", str(realdata))
+    reaches_its_metrics(ROOT / "exported/charades_clip", DataConfig.load(ROOT / "recipes/data/charades_clip.yaml"))

@@ -159,7 +159,7 @@ it returns the windows that match the query and a saliency score per clip. Train
 
 {sources}
 
-A clip is {clip_seconds:g} seconds. Sources are L2-normalised row by row where the table says so (x / max(|x|, 1e-5)), cut to the
+A clip is {clip_seconds:g} s long. Sources are L2-normalised row by row where the table says so (x / max(|x|, 1e-5)), cut to the
 shortest one, and concatenated in this order. Queries are cut to {max_words} words.
 
 | input | shape | type | |
@@ -176,7 +176,6 @@ shortest one, and concatenated in this order. Queries are cut to {max_words} wor
 | `saliency` | batch × clips | higher is more relevant; only its order within a video has a meaning; 0 where padded |
 | `unit_saliency` | batch × clips | the same, stretched to 0..1 over each video's real clips |
 | `spans`, `logits` | batch × {slots} × 2 | raw: centre and width as fractions of the real clips; class logits, foreground first |
-
 | `stage.*`, `attention.*` | | what happens inside, for heat maps: clips and words after each stage, weights (batch × heads × n × m) of each attention; computed only when asked for |
 
 Batch and clips may be any size, words up to {max_words}. Several queries about one video: give the video once (its batch is 1) and the queries as the
