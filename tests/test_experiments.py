@@ -189,7 +189,7 @@ def test_a_row_of_table_v_on_the_toy_world(root, tmp_path, monkeypatch):
     assert {m: values[0] for m, values in found["values"].items()} == {m: by_hand[m] for m in ("MR-full-mAP", "HL-min-Fair-mAP")}
 
 
-@pytest.mark.parametrize("name", ["table5", "table6", "table7", "released"])
+@pytest.mark.parametrize("name", ["table5", "table6", "table7", "fig7", "settings", "released"])
 def test_committed_tables_are_those_of_the_shipped_grids(root, monkeypatch, name):
     monkeypatch.setenv("VIDEOLIGHTS_REALDATA", "/data")
     grid, table = Grid.load(root / f"recipes/tables/{name}-small.yaml"), json.loads((root / f"benchmarks/results/{name}-small.json").read_text())
