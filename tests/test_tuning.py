@@ -1,7 +1,6 @@
 """Searches: what is drawn, stopped, resumed and refused. Most runs are played by a script that writes a run's log, so that nothing is trained."""
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -108,7 +107,11 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(stage, tmp_pat
         with pytest.raises(KeyboardInterrupt): tune(search, tmp_path / "cut", progress=False)
     monkeypatch.setattr(tuning.optuna.Study, "tell", tell)
     reports, report = [], tuning.optuna.Trial.report
-    monkeypatch.setattr(tuning.optuna.Trial, "report", lambda trial, value, step: (report(trial, value, step), reports.append(1), len(reports) == 7 and signal.raise_signal(signal.SIGINT)))
+
+    def die_after_seven(trial, value, step):
+        report(trial, value, step); reports.append(1)
+        if len(reports) == 7: raise KeyboardInterrupt
+    monkeypatch.setattr(tuning.optuna.Trial, "report", die_after_seven)
     with pytest.raises(KeyboardInterrupt): tune(search, tmp_path / "cut", progress=False)  # and in the middle of an epoch
     monkeypatch.setattr(tuning.optuna.Trial, "report", report)
     assert told(tune(search, tmp_path / "cut", progress=False)) == told(whole)
