@@ -1,6 +1,8 @@
 """Do the windows of finished runs score better when overlapping ones are dropped (NMS) or joined (confidence-weighted means)?
 
-    python benchmarks/merging.py RUN [RUN ...]            # each run's saved predictions of its evaluated split
+    VIDEOLIGHTS_REALDATA=... python benchmarks/merging.py RUN [RUN ...] [--json benchmarks/results/merging.json]
+
+RUN is the folder of a run, such as those of `videolights ablate recipes/tables/table5-small.yaml`; its saved predictions of its evaluated split are read.
 
 Nothing is trained: the saved predictions are post-processed anew and scored. Figures are the means over the runs, with the mean
 difference to the untouched windows and its standard error over runs.
@@ -10,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from videolights.config import Config, DataConfig
+from videolights.config import DataConfig
+from videolights.data.features import Dataset
 from videolights.evaluation.reports import evaluate
-from videolights.files import read_jsonl
+from videolights.files import read_json, read_jsonl, write_json
 from videolights.spans import nms, temporal_iou
-from videolights.training import open_split
 
 METRICS = ("MR-R1@0.5", "MR-R1@0.7", "MR-mIoU")
+THRESHOLDS = (.3, .5, .7, .8, .9)
 
 
 def dropped(windows, threshold):
@@ -32,27 +35,33 @@ def joined(windows, threshold):
 
 
 def score(run, change):
-    config = Config.load(run / "config.json")
-    data = DataConfig.load(config.data)
-    rows = [{**row, "pred_relevant_windows": change(np.array(row["pred_relevant_windows"])).tolist()}
-            for row in read_jsonl(run / f"predictions_{config.train.eval_split}.jsonl")]
-    result = evaluate(rows, open_split(config, config.train.eval_split).annotations, protocol=data.protocol)
+    config = read_json(run / "config.json")
+    data, split = DataConfig.load(config["data"]), config["train"]["eval_split"]
+    rows = [{**row, "pred_relevant_windows": change(np.array(row["pred_relevant_windows"])).tolist()} for row in read_jsonl(run / f"predictions_{split}.jsonl")]
+    result = evaluate(rows, Dataset(data, split).annotations, protocol=data.protocol)
     return np.array([*(result["brief"][name] for name in METRICS), result["full"]["MR-mAP"]["average"]], float)
 
 
+def compared(now, plain):
+    "Means over runs, mean gains and their standard errors, by metric."
+    gain = now - plain
+    error = gain.std(0, ddof=1) / len(gain) ** .5 if len(gain) > 1 else np.full(gain.shape[1], np.nan)
+    return {name: dict(mean=m, gain=g, error=e) for name, m, g, e in zip((*METRICS, "MR-mAP"), *(x.round(2).tolist() for x in (now.mean(0), gain.mean(0), error)))}
+
+
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("runs", nargs="+", type=Path)
-    runs = arguments.parse_args().runs
-    plain = np.stack([score(run, lambda windows: windows) for run in runs])
-    print(f"{len(runs)} runs".ljust(18), *(name.rjust(18) for name in (*METRICS, "MR-mAP")))
-    print("as predicted".ljust(18), *(f"{x:.2f}".rjust(18) for x in plain.mean(0)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    args = parser.parse_args()
+    plain = np.stack([score(run, lambda windows: windows) for run in args.runs])
+    table = {"as predicted": compared(plain, plain)}
     for what, change in (("NMS", dropped), ("joined", joined)):
-        for threshold in (.3, .5, .7, .8, .9):
-            now = np.stack([score(run, lambda windows: change(windows, threshold)) for run in runs])
-            gain = now - plain
-            error = gain.std(0, ddof=1) / len(runs) ** .5 if len(runs) > 1 else np.full(len(METRICS) + 1, np.nan)
-            print(f"{what} {threshold}".ljust(18), *(f"{x:.2f} ({g:+.2f} ± {e:.2f})".rjust(18) for x, g, e in zip(now.mean(0), gain.mean(0), error)))
+        for threshold in THRESHOLDS:
+            table[f"{what} at {threshold}"] = compared(np.stack([score(run, lambda windows: change(windows, threshold)) for run in args.runs]), plain)
+    print(f"{len(args.runs)} runs".ljust(18), *(name.rjust(22) for name in table["as predicted"]))
+    for row, cells in table.items(): print(row.ljust(18), *(f"{c['mean']:.2f} ({c['gain']:+.2f} ± {c['error']:.2f})".rjust(22) for c in cells.values()))
+    if args.json: write_json(args.json, dict(runs=[run.name for run in args.runs], rows=table))
 
 
 if __name__ == "__main__": main()

@@ -218,8 +218,6 @@ class LossConfig:
     label: float = 4.0               # cross-entropy foreground / background
     match_label: float = 4.0         # cost of a slot's foreground probability in the matching (span and giou count there as above)
     background: float = 0.1          # class weight of the background
-    quality: bool = False            # a matched slot's label is its IoU with the moment instead of 1, so that confidence tells how well a window fits
-    layer_matches: int = 1           # slots matched to a moment in every decoder layer but the last
     saliency: float = 1.0            # λ_sal, multiplies the highlight terms below
     rank: float = 1.0                # hinge on pairs of clips
     contrast: float = 1.0            # rank-contrastive over label levels
@@ -242,7 +240,6 @@ class LossConfig:
     def __post_init__(self):
         _one_of("form", self.form, ("paper", "released"))
         _one_of("hard", self.hard, ("paper", "released"))
-        if self.layer_matches < 1: raise InputError(f"layer_matches is {self.layer_matches}; it must be at least 1")
 
 # %% ../nbs/01_config.ipynb #5d603c61
 @dataclass(frozen=True)
