@@ -1691,6 +1691,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'videolights/model/released.py'),
                                             'videolights.model.released.convert': ( 'model.released.html#convert',
                                                                                     'videolights/model/released.py'),
+                                            'videolights.model.released.filled': ( 'model.released.html#filled',
+                                                                                   'videolights/model/released.py'),
                                             'videolights.model.released.is_unused': ( 'model.released.html#is_unused',
                                                                                       'videolights/model/released.py'),
                                             'videolights.model.released.load_released': ( 'model.released.html#load_released',

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..config import InputError, ModelConfig
 from ..files import read_json
-from .released import _compile, _layer, read_checkpoint, released_contract
+from .released import _compile, _layer, filled, read_checkpoint, released_contract
 from .videolights import VideoLights
 
 # %% ../../nbs/38_model.moment_detr.ipynb #40661af8
@@ -108,14 +108,9 @@ def load_layout(
     if not all(isinstance(v, Tensor) for v in state.values()): raise InputError(f"{where}: not a state_dict; its values should all be tensors")
     ours, unused, unknown = layout.translate(state)
     if unknown: raise InputError(f"{where}: {len(unknown)} parameters are unknown to the layout of {layout.preset}: {', '.join(unknown)}")
-    model = VideoLights(published_config(ours, options, layout))
-    wanted = model.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in ours] + [f"{name} has no place" for name in ours if name not in wanted] + [
-        f"{name} has {tuple(v.shape)}, expected {tuple(wanted[name].shape)}" for name, v in ours.items() if name in wanted and v.numel() != wanted[name].numel()]
-    if wrong: raise InputError(f"{where}: does not fit {layout.preset}: {'; '.join(wrong)}")
-    model.load_state_dict({name: v.reshape(wanted[name].shape) for name, v in ours.items()})
+    model = filled(published_config(ours, options, layout), ours, f"{where}: does not fit {layout.preset}")
     model.unused, model.contract = unused, released_contract(model.config, options)
-    return model.eval()
+    return model
 
 # %% ../../nbs/38_model.moment_detr.ipynb #9ca41b65
 def load_moment_detr(

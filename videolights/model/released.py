@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RULES', 'UNUSED', 'KNOWN_WIDTHS', 'our_name', 'is_unused', 'translate', 'released_model_config',
-           'released_loss_config', 'read_checkpoint', 'load_released', 'released_contract', 'convert']
+           'released_loss_config', 'read_checkpoint', 'filled', 'load_released', 'released_contract', 'convert']
 
 # %% ../../nbs/37_model.released.ipynb #14284eae
 import re
@@ -146,6 +146,21 @@ def read_checkpoint(
     return state, vars(options) if isinstance(options, Namespace) else dict(options)
 
 # %% ../../nbs/37_model.released.ipynb #1bad5658
+def filled(
+    config: ModelConfig,
+    ours: dict,      # name in our model -> tensor, in any shape with the right number of entries
+    misfit: str,     # how the error begins
+) -> VideoLights:    # in evaluation mode
+    "A model with these parameters; the error names all that are missing, have no place or another size."
+    model = VideoLights(config)
+    wanted = model.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in ours] + [f"{name} has no place" for name in ours if name not in wanted] + [
+        f"{name} has {tuple(v.shape)}, expected {tuple(wanted[name].shape)}" for name, v in ours.items() if name in wanted and v.numel() != wanted[name].numel()]
+    if wrong: raise InputError(f"{misfit}: {'; '.join(wrong)}")
+    model.load_state_dict({name: v.reshape(wanted[name].shape) for name, v in ours.items()})
+    return model.eval()
+
+# %% ../../nbs/37_model.released.ipynb #99fa9dc3
 def load_released(
     source,                        # path of a released checkpoint, or its bare state_dict
     options: dict | None = None,   # the release's hyper-parameters; a checkpoint brings its own
@@ -157,14 +172,9 @@ def load_released(
     state = {name.removeprefix("module."): value for name, value in state.items()}      # as DataParallel saves it
     ours, unused, unknown = translate(state)
     if unknown: raise InputError(f"{where}: {len(unknown)} parameters are unknown to this version: {', '.join(unknown)}")
-    model = VideoLights(released_model_config(ours, options))
-    wanted = model.state_dict()
-    wrong = [f"{name} is missing" for name in wanted if name not in ours] + [f"{name} has no place" for name in ours if name not in wanted] + [
-        f"{name} has {tuple(v.shape)}, expected {tuple(wanted[name].shape)}" for name, v in ours.items() if name in wanted and v.numel() != wanted[name].numel()]
-    if wrong: raise InputError(f"{where}: does not fit the released model: {'; '.join(wrong)}")
-    model.load_state_dict({name: v.reshape(wanted[name].shape) for name, v in ours.items()})
+    model = filled(released_model_config(ours, options), ours, f"{where}: does not fit the released model")
     model.unused, model.contract = unused, released_contract(model.config, options)
-    return model.eval()
+    return model
 
 # %% ../../nbs/37_model.released.ipynb #93332987
 KNOWN_WIDTHS = {
