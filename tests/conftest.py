@@ -1,5 +1,8 @@
 """Shared fixtures: where the project lives and where real data lies."""
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,3 +28,28 @@ def realdata(realdata_or_none) -> Path:
 def realdata_or_none() -> Path | None:
     "The same folder, or None: for tests that real data only enrich."
     return REALDATA.resolve() if REALDATA.is_dir() else None
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    "A data set and a base recipe in files, and a function that puts a script in place of `videolights train`. It returns the list of runs that were started, as (name, gpu)."
+    data = dict(name="played", protocol="charades", clip_seconds=1, splits=dict(val="val.jsonl"), sources=[
+        dict(name="v", kind="video", dim=4, folder="v"), dict(name="t", kind="text", dim=4, folder="t")])
+    (tmp_path / "data.yaml").write_text(json.dumps(data))
+    (tmp_path / "base.yaml").write_text("data: data.yaml\nmodel: {dim: 16, heads: 2}\ntrain: {epochs: 10, lr: 2.0}\n")
+
+    def put(module, actor):
+        started = []
+        (tmp_path / "actor.py").write_text(actor)
+
+        def play(config, folder, threads, gpu):
+            started.append((folder.name, gpu))
+            recipe = folder.with_name(f"{folder.name}.recipe.json")
+            recipe.write_text(json.dumps(config.to_dict()))
+            with open(folder.with_name(f"{folder.name}.log"), "a") as log:
+                return subprocess.Popen([sys.executable, "-S", tmp_path / "actor.py", recipe, folder], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
+
+        monkeypatch.setattr(module, "start_run", play)
+        monkeypatch.setattr(module, "gpus", lambda: 0)
+        return started
+    return put

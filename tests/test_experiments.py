@@ -2,8 +2,6 @@
 import csv
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -34,25 +32,10 @@ brief = {"MR-R1@0.5": 100.0, "MR-mIoU": 10.0 * end + recipe["train"]["seed"] % 1
 
 
 @pytest.fixture
-def stage(tmp_path, monkeypatch):
+def stage(tmp_path, played):
     "A grid, and an actor in place of `videolights train`. Returns a function that writes a grid's file, and the list of runs that were started."
-    data = dict(name="played", protocol="charades", clip_seconds=1, splits=dict(val="val.jsonl"), sources=[
-        dict(name="v", kind="video", dim=4, folder="v"), dict(name="t", kind="text", dim=4, folder="t")])
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUERIES))
-    (tmp_path / "base.yaml").write_text("data: data.yaml\nmodel: {dim: 16, heads: 2}\n")
-    (tmp_path / "actor.py").write_text(ACTOR)
-    started = []
-
-    def play(config, folder, threads, gpu):
-        started.append((folder.name, gpu))
-        recipe = folder.with_name(f"{folder.name}.recipe.json")
-        recipe.write_text(json.dumps(config.to_dict()))
-        with open(folder.with_name(f"{folder.name}.log"), "a") as log:
-            return subprocess.Popen([sys.executable, "-S", tmp_path / "actor.py", recipe, folder], stdout=log, stderr=subprocess.STDOUT)
-
-    monkeypatch.setattr(experiments, "start_run", play)
-    monkeypatch.setattr(experiments, "gpus", lambda: 0)
+    started = played(experiments, ACTOR)
 
     def write(**grid):
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump(dict(base="base.yaml", rows={"paper": {}, "no FRA": {"model.refinement": "none"}}, seeds=[11, 12]) | grid, sort_keys=False))

@@ -38,24 +38,9 @@ SPACE = {"train.lr": dict(low=.1, high=10., log=True), "model.fusion": ["bi", "u
 
 
 @pytest.fixture
-def stage(tmp_path, monkeypatch):
+def stage(tmp_path, played):
     "An actor in place of training. Returns a function that writes and loads a search, and the list of runs that were started."
-    data = dict(name="played", protocol="charades", clip_seconds=1, splits=dict(val="val.jsonl"), sources=[
-        dict(name="v", kind="video", dim=4, folder="v"), dict(name="t", kind="text", dim=4, folder="t")])
-    (tmp_path / "data.yaml").write_text(yaml.safe_dump(data))
-    (tmp_path / "base.yaml").write_text("data: data.yaml\nmodel: {dim: 16, heads: 2}\ntrain: {epochs: 10, lr: 2.0}\n")
-    (tmp_path / "actor.py").write_text(ACTOR)
-    started = []
-
-    def play(config, folder, threads, gpu):
-        started.append(folder.name)
-        recipe = folder.with_name(f"{folder.name}.recipe.json")
-        recipe.write_text(json.dumps(config.to_dict()))
-        with open(folder.with_name(f"{folder.name}.log"), "a") as log:
-            return subprocess.Popen([sys.executable, "-S", tmp_path / "actor.py", recipe, folder], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
-
-    monkeypatch.setattr(tuning, "start_run", play)
-    monkeypatch.setattr(tuning, "gpus", lambda: 0)
+    started = played(tuning, ACTOR)
 
     def write(**search):
         (tmp_path / "search.yaml").write_text(yaml.safe_dump(dict(base="base.yaml", space=SPACE, trials=8, startup=2, warmup=1, seeds=[11]) | search, sort_keys=False))
