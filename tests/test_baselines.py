@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from videolights.config import Config, DataConfig, InputError, LossConfig, ModelConfig, Source, TrainConfig
+from videolights.config import Config, DataConfig, InputError, LossConfig, ModelConfig, Source
 from videolights.data.batches import append_tef, collate
 from videolights.losses.objective import Objective, term_weights
 from videolights.model.moment_detr import load_moment_detr

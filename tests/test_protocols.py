@@ -10,8 +10,8 @@ import pytest
 import torch
 import yaml
 
-from videolights.config import Config, DataConfig, InputError, LossConfig, ModelConfig, TrainConfig
-from videolights.data.batches import append_tef, collate
+from videolights.config import Config, InputError, LossConfig, ModelConfig, TrainConfig
+from videolights.data.batches import collate
 from videolights.data.features import Dataset
 from videolights.losses.objective import Objective
 from videolights.model.videolights import VideoLights, load

@@ -1,7 +1,6 @@
 "The authors' model and losses, number for number, on inputs and weights that a recipe rebuilds."
 
 import json
-import os
 import re
 import zlib
 from pathlib import Path

@@ -9,7 +9,7 @@ __all__ = ['TIMELINES', 'ORDERS', 'Cut', 'best_cuts', 'printable', 'to_csv', 'ex
 # %% ../nbs/73_reel.ipynb #759887d9
 import csv
 import io
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path

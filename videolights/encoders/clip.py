@@ -12,7 +12,6 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel

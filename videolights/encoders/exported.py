@@ -11,8 +11,6 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
-
 from ..bundle import PARITY, README, sha256
 from ..config import InputError
 from .frames import FACTS, FrameEncoder

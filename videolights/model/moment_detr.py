@@ -7,7 +7,6 @@ __all__ = ['FEEDFORWARD', 'SHARED', 'CARRIED', 'MOMENT_DETR', 'Layout', 'publish
            'load_moment_detr']
 
 # %% ../../nbs/38_model.moment_detr.ipynb #556fad59
-import re
 from argparse import Namespace
 from dataclasses import dataclass, field
 from pathlib import Path
