@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from videolights.config import DataConfig
-from videolights.data.features import Dataset
+from videolights.config import Config, DataConfig
 from videolights.evaluation.reports import evaluate
-from videolights.files import read_json, read_jsonl, write_json
+from videolights.files import read_jsonl, write_json
 from videolights.spans import nms, temporal_iou
+from videolights.training import open_split
 
 METRICS = ("MR-R1@0.5", "MR-R1@0.7", "MR-mIoU")
 THRESHOLDS = (.3, .5, .7, .8, .9)
@@ -35,10 +35,10 @@ def joined(windows, threshold):
 
 
 def score(run, change):
-    config = read_json(run / "config.json")
-    data, split = DataConfig.load(config["data"]), config["train"]["eval_split"]
-    rows = [{**row, "pred_relevant_windows": change(np.array(row["pred_relevant_windows"])).tolist()} for row in read_jsonl(run / f"predictions_{split}.jsonl")]
-    result = evaluate(rows, Dataset(data, split).annotations, protocol=data.protocol)
+    config = Config.load(run / "config.json")
+    rows = [{**row, "pred_relevant_windows": change(np.array(row["pred_relevant_windows"])).tolist()}
+            for row in read_jsonl(run / f"predictions_{config.train.eval_split}.jsonl")]
+    result = evaluate(rows, open_split(config, config.train.eval_split).annotations, protocol=DataConfig.load(config.data).protocol)
     return np.array([*(result["brief"][name] for name in METRICS), result["full"]["MR-mAP"]["average"]], float)
 
 
