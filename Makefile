@@ -38,7 +38,7 @@ export: $(READY)  ## write the modules from the notebooks, and clean the noteboo
 
 docs: $(READY)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python -W ignore -m nbconvert --log-level=WARN --to markdown nbs/index.ipynb --output ../README
-	@sed -i.old -E -e 's#\]\((images/|tutorials/|[0-9a-z_.]+\.ipynb)#](nbs/\1#g' -e 's#\]\(\.\./#](#g' README.md && rm README.md.old
+	@sed -i.old -E -e 's#\]\(([a-z_]+/[0-9a-z_]+\.(ipynb|png|svg)|[0-9a-z_.]+\.ipynb)#](nbs/\1#g' -e 's#\]\(\.\./#](#g' README.md && rm README.md.old
 
 clean:  ## remove what was built, and keep .venv, runs and data
 	@rm -rf build dist .pytest_cache _proc _docs demo

@@ -15,9 +15,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from videolights.data.extraction import Job, decode_ahead
+from videolights.encoders.extraction import Job, decode_ahead
 from videolights.files import write_json
-from videolights.video import probe, read_views, write_video
+from videolights.features.video import probe, read_views, write_video
 
 VIEWS = {"slowfast": (32, 224), "clip": (1, None), "blip2": (1, 224), "caption": (1, (224, 224))}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videolights.video import write_video
+from videolights.features.video import write_video
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from videolights.data.extraction import Job, decode_ahead, extract_videos, find_videos
+from videolights.encoders.extraction import Job, decode_ahead, extract_videos, find_videos
 from videolights.encoders.slowfast import SlowFast, SlowFastEncoder
 from videolights.files import write_json
-from videolights.video import read_clips, read_views, write_video
+from videolights.features.video import read_clips, read_views, write_video
 
 VIEWS = [(32, 224), (1, None), (1, 224)]      # SlowFast, CLIP, BLIP-2
 

@@ -16,7 +16,7 @@ import numpy as np
 ONE = """
 import json, resource, sys, time
 import numpy as np
-from videolights.runtime import Runtime
+from videolights.deploy.runtime import Runtime
 runtime = Runtime.load(sys.argv[1], "cpu", 1)
 c, clips, window = runtime.contract, int(sys.argv[2]), int(sys.argv[3])
 rng = np.random.default_rng(2018)
@@ -33,7 +33,7 @@ def cost(bundle, clips, window):
 
 
 def costs(args):
-    from videolights.bundle import open_bundle
+    from videolights.deploy.bundle import open_bundle
     contract = open_bundle(args.bundle)
     size = args.window or contract.get("train_clips", 75)
     print(f"{'minutes':>8}{'clips':>8}{'windows of ' + str(size):>22}{'':>10}{'in one piece':>16}")
@@ -57,9 +57,9 @@ def joined(dataset, count, seed=2018):
 
 def score(args):
     from unittest.mock import patch
-    from videolights import runtime as rooms
+    from videolights.deploy import runtime as rooms
     from videolights.config import DataConfig
-    from videolights.data.features import Dataset
+    from videolights.data.store import Dataset
     from videolights.evaluation.reports import evaluate
     data, runtime = DataConfig.load(args.data), rooms.Runtime.load(args.bundle, "cpu", 1)
     dataset, answers, truth = Dataset(data, args.split), {"plain": [], "windows": [], "weighed": []}, []

@@ -16,7 +16,7 @@ from videolights.config import Config, DataConfig
 from videolights.evaluation.reports import evaluate
 from videolights.files import read_jsonl, write_json
 from videolights.spans import nms, temporal_iou
-from videolights.training import open_split
+from videolights.training.loop import open_split
 
 METRICS = ("MR-R1@0.5", "MR-R1@0.7", "MR-mIoU")
 THRESHOLDS = (.3, .5, .7, .8, .9)

@@ -4,7 +4,7 @@
 
 No captioner reads feature files, so Algorithm 1 has a stand-in here. An interval of ten seconds is described by the two nouns, of the 194 that occur in this data set, that are most similar to its clips in CLIP's space,
 as standard deviations above what the noun has on all clips, plus the same difference to the rest of the video. A sentence pattern, drawn with the seed, joins them. Saliency is the cosine of clips and the two nouns' mean.
-Sentences are encoded as the data set's own queries are: GloVe vectors and CLIP nouns, word by word. Everything else is videolights.data.synthesis. The command goes on where it stopped.
+Sentences are encoded as the data set's own queries are: GloVe vectors and CLIP nouns, word by word. Everything else is videolights.encoders.synthesis. The command goes on where it stopped.
 
 With --windows fitted the moments are no fixed intervals: for each video the three nouns and windows of 4 to 20 seconds are taken in which a noun stands out most from the rest of the video. That is not Algorithm 1, but it shows what its
 fixed grid costs.
@@ -20,13 +20,13 @@ import numpy as np
 import yaml
 
 from videolights.config import Config, DataConfig
-from videolights.data.extraction import save_features
-from videolights.data.features import l2_normalize, pack
-from videolights.data.synthesis import Recipe, tidy, to_queries, to_row
+from videolights.encoders.extraction import save_features
+from videolights.data.store import l2_normalize, pack
+from videolights.encoders.synthesis import Recipe, tidy, to_queries, to_row
 from videolights.evaluation.reports import evaluate
 from videolights.files import read_array, read_json, read_jsonl, write_json, write_jsonl, write_text
 from videolights.model.videolights import load
-from videolights.training import open_split, predict, train
+from videolights.training.loop import open_split, predict, train
 
 ROOT = Path(__file__).resolve().parent.parent
 PATTERNS = ["a person with a {} and a {}", "person is near the {} and the {}", "a person holding a {} next to a {}", "the person looks at the {} by the {}", "person in front of a {} and a {}"]

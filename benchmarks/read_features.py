@@ -14,7 +14,7 @@ from pathlib import Path
 
 from videolights.config import DataConfig
 from videolights.data.annotations import read_annotations, write_annotations
-from videolights.data.features import Dataset, FeatureStore, FolderFeatures, pack
+from videolights.data.store import Dataset, FeatureStore, FolderFeatures, pack
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = 10   # times faster per item

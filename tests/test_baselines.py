@@ -88,7 +88,7 @@ def test_stages_are_traced(name):
 @pytest.mark.parametrize("name, refinement", [("moment-detr", "paper"), ("qd-detr", "none"), ("tr-detr", "tr-detr")])
 def test_exports_agree_at_other_shapes(name, refinement, tmp_path):
     "The exporter compares stages, attentions and answers at shapes it was not traced with; TR-DETR's GRU is in its graph."
-    from videolights.export import export_onnx
+    from videolights.deploy.export import export_onnx
     torch.manual_seed(0)
     model = VideoLights(small(name, refinement=refinement, dim=16, feedforward=16, projection_layers=1, fusion_layers=1, encoder_layers=1, decoder_layers=1))
     data = DataConfig("example", "custom", 2.0, {}, [Source("v", "video", 12, "v"), Source("t", "text", 10, "t")])
@@ -107,7 +107,7 @@ def toy(tmp_path_factory):
 def test_an_ordinary_recipe_trains_them(name, toy, tmp_path):
     model = f"{{preset: {name}, dim: 16, heads: 2, feedforward: 16}}"
     (tmp_path / "recipe.yaml").write_text(f"data: {toy}\nmodel: {model}\nloss: {{preset: {name}}}\ntrain: {{epochs: 1, batch_size: 8}}\n")
-    from videolights.training import train
+    from videolights.training.loop import train
     run = train(Config.load(tmp_path / "recipe.yaml").with_changes({"model.refinement": "paper"}), tmp_path / "run", progress=False)
     model = load(run)
     assert model.config.fusion == ModelConfig.preset(name).fusion and model.refinement is not None

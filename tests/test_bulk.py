@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from videolights.bulk import Tally, predict_many
+from videolights.deploy.bulk import Tally, predict_many
 from videolights.cli import main
 from videolights.config import InputError
 from videolights.files import read_jsonl, write_jsonl
-from videolights.runtime import Runtime
-from videolights.video import write_video
+from videolights.deploy.runtime import Runtime
+from videolights.features.video import write_video
 
 BUNDLE = ROOT / "exported" / "toyworld"
 GOOD = ["a b.mp4", "sub dir/#1 100%.MP4", "sub dir/été 日本.mp4"]
@@ -68,8 +68,8 @@ def test_a_killed_run_goes_on(runtime, archive, whole, tmp_path):
     out = tmp_path / "found.jsonl"
     code = f"""
 import os, signal
-import videolights.bulk as bulk
-from videolights.runtime import Runtime
+import videolights.deploy.bulk as bulk
+from videolights.deploy.runtime import Runtime
 ask, videos = bulk.ask, []
 def stop_in_the_third(runtime, folder, pairs, **options):
     videos.append(pairs[0].video)

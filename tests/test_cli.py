@@ -312,7 +312,7 @@ def test_full_disk_leaves_earlier_results(made, refused, world, monkeypatch, tmp
     (ModuleNotFoundError("no", name="torch"), 2, "videolights[train]")])
 def test_errors_from_within(error, code, says, made, refused, monkeypatch, tmp_path):
     def fail(*args, **kwargs): raise error
-    monkeypatch.setattr("videolights.training.train", fail)
+    monkeypatch.setattr("videolights.training.loop.train", fail)
     refused("train", made["recipe"], "--out", tmp_path / "run", code=code, also=[says])
 
 

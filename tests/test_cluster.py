@@ -12,11 +12,11 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from videolights.config import InputError  # noqa: E402
 from videolights.data import cluster  # noqa: E402
-from videolights.data.captioners import get_captioner  # noqa: E402
-from videolights.data.extraction import FAILURES, extract, open_encoders  # noqa: E402
-from videolights.data.synthesis import Recipe, synthesize  # noqa: E402
+from videolights.encoders.captioners import get_captioner  # noqa: E402
+from videolights.encoders.extraction import FAILURES, extract, open_encoders  # noqa: E402
+from videolights.encoders.synthesis import Recipe, synthesize  # noqa: E402
 from videolights.files import read_jsonl, write_jsonl  # noqa: E402
-from videolights.video import write_video  # noqa: E402
+from videolights.features.video import write_video  # noqa: E402
 
 pytestmark = pytest.mark.slow      # a minute: Ray starts a dozen processes
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from videolights.config import DataConfig, InputError, Source
-from videolights.data import features
+from videolights.data import store as features
 from videolights.data.annotations import clips_inside, read_annotations, saliency_labels, with_duration, write_annotations
-from videolights.data.features import Dataset, FeatureStore, FolderFeatures, check, open_features, pack
+from videolights.data.store import Dataset, FeatureStore, FolderFeatures, check, open_features, pack
 
 
 # --- real files ---------------------------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_a_full_disk_keeps_the_earlier_store(small):
     code = f"""
 import resource, sys
 from videolights.config import DataConfig, InputError, Source
-from videolights.data.features import pack
+from videolights.data.store import pack
 data = {small!r}
 resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))
 try: pack(data, progress=False)

@@ -12,12 +12,12 @@ from transformers import CLIPModel, CLIPTokenizerFast
 
 import videolights.encoders.onnx as export
 from tiny_bundle import tiny_bundle
-from videolights.bundle import open_bundle
+from videolights.deploy.bundle import open_bundle
 from videolights.config import InputError
 from videolights.encoders.clip import ClipEncoder, random_clip
-from videolights.encoders.exported import ENCODER, HASHED, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
-from videolights.encoders.protocol import Encoder, encode_file, get_encoder
-from videolights.video import read_clips
+from videolights.deploy.exported import ENCODER, HASHED, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
+from videolights.features.protocol import Encoder, encode_file, get_encoder
+from videolights.features.video import read_clips
 
 QUERIES = ["a dog runs", "THE  Ball isn't\tred?!", "una niña corre 3½ km", "狗在跑 🐕 e\u0301", "Ελλάδα <|endoftext|> dog", "runs " * 300]
 
@@ -41,7 +41,7 @@ def video(tmp_path_factory): return export.draw_waves(tmp_path_factory.mktemp("v
 @pytest.fixture(scope="module")
 def model_bundle(bundle, tmp_path_factory):
     "A model bundle that was trained on this CLIP, as far as its contract tells, with the encoder inside."
-    from videolights.bundle import MODEL, answer_key, seal
+    from videolights.deploy.bundle import MODEL, answer_key, seal
     folder = shutil.copytree(tiny_bundle()[1], tmp_path_factory.mktemp("model") / "tiny")
     contract = open_bundle(folder)
     for source, name in zip(contract["sources"], ("clip", "clip_text")): source["name"] = name
@@ -120,8 +120,8 @@ def fresh(code): return subprocess.run([sys.executable, "-c", FRESH + code], che
 
 def test_runs_without_torch(encoder, bundle, video, tmp_path):
     fresh(f"""
-from videolights.encoders.exported import ExportedEncoder
-from videolights.encoders.protocol import encode_file
+from videolights.deploy.exported import ExportedEncoder
+from videolights.features.protocol import encode_file
 encoder = ExportedEncoder({str(bundle)!r}, threads=1)
 np.savez({str(tmp_path / 'found.npz')!r}, video=encode_file(encoder, {str(video)!r}, 2.0), text=encoder.encode_text(["a dog runs"])[0])
 """)
@@ -132,11 +132,11 @@ np.savez({str(tmp_path / 'found.npz')!r}, video=encode_file(encoder, {str(video)
 def test_a_model_answers_from_a_file_without_torch(encoder, model_bundle, video):
     out = fresh(f"""
 import json
-from videolights.runtime import Runtime
+from videolights.deploy.runtime import Runtime
 runtime = Runtime.load({str(model_bundle)!r}, providers="cpu", threads=1)
 print(json.dumps([p.to_dict() for p in runtime.predict_video({str(video)!r}, ["a dog runs", "the ball"])]))
 """)
-    from videolights.runtime import Runtime
+    from videolights.deploy.runtime import Runtime
     found, runtime = json.loads(out), Runtime.load(model_bundle, providers="cpu", threads=1)
     features = runtime.prepare_video(dict(clip=encode_file(encoder, video, 2.0)))
     for row, query in zip(found, ("a dog runs", "the ball")):

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from videolights.config import InputError
 from videolights.encoders.i3d import I3D, I3DEncoder
 from videolights.encoders.networks import read_weights
-from videolights.encoders.protocol import encode_file, get_encoder
+from videolights.features.protocol import encode_file, get_encoder
 from videolights.encoders.slowfast import SlowFast, SlowFastEncoder, load_slowfast, our_name
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 import yaml
 
-from videolights import experiments
+from videolights.training import grids as experiments
 from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.toyworld import make_toyworld
-from videolights.experiments import Grid, cells, differences, paired_difference, run_grid, to_latex, to_markdown
-from videolights.training import train
+from videolights.training.grids import Grid, cells, differences, paired_difference, run_grid, to_latex, to_markdown
+from videolights.training.loop import train
 
 QUERIES = [dict(qid=q, query="x", vid=f"v{q // 2}", duration=20, relevant_windows=[[0, 10]]) for q in range(24)]
 ACTOR = """

@@ -112,9 +112,9 @@ def test_a_bundle_is_explored_without_torch(root, tmp_path):
     code = f"""
 import sys
 from videolights.config import DataConfig
-from videolights.data.features import Dataset
+from videolights.data.store import Dataset
 from videolights.data.toyworld import make_toyworld
-from videolights.explore.app import open_all, write_explorer
+from videolights.explore.page import open_all, write_explorer
 opened = open_all([{str(root / 'exported/toyworld')!r}], make_toyworld({str(tmp_path / 'toy')!r}, 1, 1, progress=False))
 page = write_explorer({str(tmp_path / 'page.html')!r}, opened)
 from videolights.explore.widgets import HeatmapExplorer
@@ -134,7 +134,7 @@ def test_models_of_other_features_are_refused(model):
 
 
 def test_published_systems_side_by_side(realdata, tmp_path):
-    from videolights.explore.app import open_all, write_explorer
+    from videolights.explore.page import open_all, write_explorer
     folder = realdata / "qvhighlights"
     names = {"Moment-DETR": "moment_detr", "QD-DETR": "QD-DETR", "EaTR": "EaTR"}
     opened = open_all([(name, folder / f"predictions/{file}.val.jsonl.gz") for name, file in names.items()],
@@ -207,7 +207,7 @@ def test_failed_report_keeps_the_old_one(run, model, tmp_path):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the report with")
 def test_report_draws_in_a_browser(run, model, tmp_path):
     folder, data = run
-    video = pytest.importorskip("videolights.video")
+    video = pytest.importorskip("videolights.features.video")
     pytest.importorskip("av")
     frames = (np.full((32, 48, 3), 4 * i, np.uint8) for i in range(60))
     video.write_video(tmp_path / "videos" / "v0.mp4", frames, 1)
@@ -225,7 +225,7 @@ def test_report_draws_in_a_browser(run, model, tmp_path):
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
 def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
-    from videolights.explore.app import Opened, write_explorer
+    from videolights.explore.page import Opened, write_explorer
     from videolights.files import read_jsonl
     folder, data = run
     page = write_explorer(tmp_path / "page.html", Opened(data, {"run": model}, {"run": read_jsonl(folder / "predictions_val.jsonl")}))

@@ -7,9 +7,9 @@ import onnxruntime
 import pytest
 import torch
 
-import videolights.export as export
+import videolights.deploy.export as export
 from tiny_bundle import DATA, tiny_bundle
-from videolights.bundle import open_bundle
+from videolights.deploy.bundle import open_bundle
 from videolights.config import InputError
 from videolights.data.batches import append_tef
 from videolights.evaluation.predictions import foreground

@@ -15,11 +15,11 @@ av = pytest.importorskip("av")
 
 from videolights.cli import main
 from videolights.config import DataConfig, InputError
-from videolights.data.extraction import extract, open_encoders, video_file
-from videolights.data.features import check
-from videolights.encoders.protocol import ENCODERS, encode_file, get_encoder
+from videolights.encoders.extraction import extract, open_encoders, video_file
+from videolights.data.store import check
+from videolights.features.protocol import ENCODERS, encode_file, get_encoder
 from videolights.files import read_array, read_jsonl, write_jsonl
-from videolights.video import write_video
+from videolights.features.video import write_video
 
 
 def run(*words): return main([str(w) for w in words])
@@ -121,14 +121,14 @@ def test_what_was_extracted_packs_and_trains(zoo, annotations, tmp_path):
 
 
 def test_frames_at_the_start_of_a_clip_reach_the_bundle(zoo, root, tmp_path):
-    from videolights.encoders.builtin import BuiltinEncoder
+    from videolights.features.builtin import BuiltinEncoder
     out, good = tmp_path / "out", zoo / "good.mp4"
     assert run("extract", good, "--sources", "builtin", "--out", out, "--at", 0) == 0
     data, stored = DataConfig.load(out / "dataset.yaml"), read_array(video_file(out, "builtin", "good")).astype(np.float32)
     assert data.contract()["at"] == 0 and np.array_equal(stored, encode_file(BuiltinEncoder(), good, 2, at=0))
     assert run("extract", good, "--sources", "builtin", "--out", out) == 2 and run("extract", good, "--sources", "builtin", "--out", out, "--at", 1) == 2
     pytest.importorskip("onnxruntime")
-    from videolights.runtime import Runtime
+    from videolights.deploy.runtime import Runtime
     runtime, given = Runtime.load(root / "exported" / "toyworld", "cpu"), []
     answer = runtime.predict_batch
     runtime.predict_batch = lambda videos, *args, **options: given.append(videos[0]) or answer(videos, *args, **options)
@@ -140,7 +140,7 @@ def test_frames_at_the_start_of_a_clip_reach_the_bundle(zoo, root, tmp_path):
 def test_weights_go_to_the_encoder_they_are_named_for(root, tmp_path, capsys):
     pytest.importorskip("torch"), pytest.importorskip("transformers"), pytest.importorskip("onnxruntime")
     from videolights.encoders.clip import random_clip
-    from videolights.runtime import Runtime
+    from videolights.deploy.runtime import Runtime
     place = str(random_clip(tmp_path / "clip"))
     both = get_encoder("builtin+clip", {"clip": place})
     assert [e.name for e in both.encoders] == ["builtin", "clip"] and both.video_dim == 96 + 16

@@ -85,7 +85,7 @@ def test_import_is_light():
     heavy = "[m for m in ('torch', 'onnxruntime', 'onnx', 'scipy', 'plotly', 'av', 'transformers') if m in sys.modules]"
     assert fresh(f"import sys, videolights as vl; vl.Config; vl.ModelConfig; print({heavy})") == "[]"
     assert fresh(f"import sys, videolights.cli as c; c.main(['--version']); print({heavy})").endswith("[]")
-    assert "torch" not in fresh(f"import sys, videolights.runtime, videolights.data.features, videolights.evaluation.reports; print({heavy})")
+    assert "torch" not in fresh(f"import sys, videolights.deploy.runtime, videolights.data.store, videolights.evaluation.reports; print({heavy})")
 
 
 def test_public_names_resolve():

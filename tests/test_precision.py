@@ -7,16 +7,16 @@ import onnx
 import onnxruntime
 import pytest
 
-import videolights.precision as precision
+import videolights.deploy.precision as precision
 from conftest import ROOT
 from tiny_bundle import tiny_bundle
-from videolights.bundle import PRECISIONS, open_bundle
+from videolights.deploy.bundle import PRECISIONS, open_bundle
 from videolights.cli import main
 from videolights.config import DataConfig, InputError
-from videolights.data.features import Dataset
+from videolights.data.store import Dataset
 from videolights.data.toyworld import make_toyworld
-from videolights.export import INPUTS, example_inputs
-from videolights.runtime import Runtime
+from videolights.deploy.export import INPUTS, example_inputs
+from videolights.deploy.runtime import Runtime
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ import yaml
 
 from videolights.config import Config, InputError, LossConfig, ModelConfig, TrainConfig
 from videolights.data.batches import collate
-from videolights.data.features import Dataset
+from videolights.data.store import Dataset
 from videolights.losses.objective import Objective
 from videolights.model.videolights import VideoLights, load
-from videolights.training import train
+from videolights.training.loop import train
 
 SMALL = dict(dim=16, heads=2, feedforward=16, encoder_layers=1, decoder_layers=2, slots=3, align_dim=8)
 MODEL = ModelConfig(video_dim=12, text_dim=10, **SMALL)

@@ -10,8 +10,8 @@ from conftest import ROOT
 
 from videolights.cli import main
 from videolights.config import InputError
-from videolights.reel import Cut, best_cuts, exact_rate, merge_windows, render_reel, timecode, to_csv, to_edl
-from videolights.video import probe, read_clips, write_video
+from videolights.deploy.reel import Cut, best_cuts, exact_rate, merge_windows, render_reel, timecode, to_csv, to_edl
+from videolights.features.video import probe, read_clips, write_video
 
 av = pytest.importorskip("av")
 

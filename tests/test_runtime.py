@@ -11,11 +11,11 @@ import torch
 from tiny_bundle import tiny_bundle
 from videolights.config import InputError
 from videolights.data.batches import append_tef
-from videolights.data.features import l2_normalize
-from videolights.encoders.protocol import encode_file, get_encoder
+from videolights.data.store import l2_normalize
+from videolights.features.protocol import encode_file, get_encoder
 from videolights.evaluation.predictions import foreground, windows_from_spans
-from videolights.runtime import Runtime
-from videolights.video import write_video
+from videolights.deploy.runtime import Runtime
+from videolights.features.video import write_video
 
 
 @pytest.fixture(scope="module")
@@ -40,12 +40,12 @@ def pairs(count, seed=0):
 def fresh(code): subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_import_needs_no_torch(): fresh("import sys, videolights.runtime; assert 'torch' not in sys.modules")
+def test_import_needs_no_torch(): fresh("import sys, videolights.deploy.runtime; assert 'torch' not in sys.modules")
 
 
 def test_prediction_needs_no_torch(bundle):
     fresh("import sys; sys.modules['torch'] = None\n"
-          "import numpy as np; from videolights.runtime import Runtime\n"
+          "import numpy as np; from videolights.deploy.runtime import Runtime\n"
           f"prediction = Runtime.load({str(bundle)!r}).predict(np.ones((5, 96)), np.ones((3, 64)))\n"
           "assert prediction.windows.shape == (10, 3) and prediction.saliency.shape == (5,)")
 
@@ -200,7 +200,7 @@ def test_a_damaged_bundle_is_refused(copy, damage, message):
 
 
 def test_a_graph_that_is_no_graph_is_refused(copy):
-    from videolights.bundle import sha256
+    from videolights.deploy.bundle import sha256
     (copy / "model.onnx").write_bytes(b"no graph")
     edit(copy, files={**json.loads((copy / "contract.json").read_text())["files"], "model.onnx": sha256(copy / "model.onnx")})
     with pytest.raises(InputError, match="model.onnx: cannot be loaded"): Runtime.load(copy)

@@ -21,9 +21,9 @@ from conftest import ROOT
 
 uvicorn, _ = pytest.importorskip("uvicorn"), pytest.importorskip("fastapi")
 
-from videolights.runtime import Runtime
-from videolights.serving import Limits, bind, create_app, serve
-from videolights.video import write_video
+from videolights.deploy.runtime import Runtime
+from videolights.deploy.serving import Limits, bind, create_app, serve
+from videolights.features.video import write_video
 
 BUNDLE = ROOT / "exported" / "toyworld"
 QUERIES = ["a red circle", "a square grows", "été"]

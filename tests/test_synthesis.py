@@ -6,14 +6,14 @@ import pytest
 
 from videolights.cli import main
 from videolights.config import Config, DataConfig, InputError
-from videolights.data import synthesis
+from videolights.encoders import synthesis
 from videolights.data.annotations import read_annotations
-from videolights.data.captioners import get_captioner, get_matcher, random_captioner
-from videolights.data.extraction import find_videos, open_encoders
-from videolights.data.features import Dataset, check
-from videolights.data.synthesis import Recipe, choose_videos, synthesize, to_queries
+from videolights.encoders.captioners import get_captioner, get_matcher, random_captioner
+from videolights.encoders.extraction import find_videos, open_encoders
+from videolights.data.store import Dataset, check
+from videolights.encoders.synthesis import Recipe, choose_videos, synthesize, to_queries
 from videolights.files import read_json, read_jsonl, write_jsonl
-from videolights.video import write_video
+from videolights.features.video import write_video
 
 COLOURS = [(200, 35, 35), (50, 150, 60), (45, 75, 190), (240, 150, 50)]
 

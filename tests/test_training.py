@@ -14,11 +14,11 @@ import yaml
 
 from videolights.config import Config, DataConfig, ModelConfig, TrainConfig
 from videolights.data.batches import collate
-from videolights.data.features import Dataset
+from videolights.data.store import Dataset
 from videolights.data.toyworld import make_toyworld
 from videolights.losses.objective import Objective
 from videolights.model.videolights import VideoLights, load
-from videolights.training import ShuffledText, predict, train
+from videolights.training.loop import ShuffledText, predict, train
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from videolights import tuning
+from videolights.training import search as tuning
 from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.toyworld import make_toyworld
-from videolights.experiments import Grid
-from videolights.training import train
-from videolights.tuning import Search, tune
+from videolights.training.grids import Grid
+from videolights.training.loop import train
+from videolights.training.search import Search, tune
 
 ACTOR = """
 import json, os, sys, time

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from videolights.config import InputError
-from videolights.encoders.protocol import encode_file, get_encoder
-from videolights.video import probe, read_clips, read_views, thumbnails, write_video
+from videolights.features.protocol import encode_file, get_encoder
+from videolights.features.video import probe, read_clips, read_views, thumbnails, write_video
 
 av = pytest.importorskip("av")
 # file, length in seconds, upright height and width, frames per second: as their headers tell
@@ -203,7 +203,7 @@ def test_a_download_that_stopped_is_noticed(realdata, tmp_path):
 
 def test_memory_is_bounded_by_a_clip(tmp_path):
     write_video(tmp_path / "long.mp4", (np.full((240, 320, 3), i % 200, np.uint8) for i in range(1200)), 10)
-    code = ("import resource, sys; from videolights.video import read_clips; "
+    code = ("import resource, sys; from videolights.features.video import read_clips; "
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
             "clips = read_clips(sys.argv[1], 2, 20); next(clips); before = peak(); print(sum(1 for _ in clips), peak() - before)")
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "long.mp4"], capture_output=True, text=True, check=True, env=os.environ)

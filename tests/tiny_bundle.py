@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from videolights.config import DataConfig, ModelConfig, Source
-from videolights.export import export_onnx
+from videolights.deploy.export import export_onnx
 from videolights.model.videolights import VideoLights
 
 SOURCES = [Source("builtin", "video", 96, "video"), Source("builtin_text", "text", 64, "text")]

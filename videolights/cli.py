@@ -71,7 +71,7 @@ def explain(
 # %% ../nbs/90_cli.ipynb #12c3d4bd
 def data_check(args):
     "Verify a data set against its files; one line per problem."
-    from videolights.data.features import check
+    from videolights.data.store import check
     data = DataConfig.load(args.data)
     problems = check(data)
     for problem in problems: print(f"{problem.item}: {problem.message}")
@@ -82,7 +82,7 @@ def data_check(args):
 
 def data_pack(args):
     "Write the packed store that training reads."
-    from videolights.data.features import pack
+    from videolights.data.store import pack
     store = Path(pack(DataConfig.load(args.data)))
     size = sum(f.stat().st_size for f in store.rglob("*") if f.is_file())
     print(f"packed into {store} ({size / 2**20:.1f} MiB)")
@@ -106,14 +106,14 @@ def parse_weights(
 
 def extract(args):
     "Encode a folder of videos, and queries."
-    from videolights.data.extraction import FAILURES, extract as run, open_encoders
-    from videolights.data.features import pack
+    from videolights.encoders.extraction import FAILURES, extract as run, open_encoders
+    from videolights.data.store import pack
     weights, sources = parse_weights(args.weights), [name.strip() for name in args.sources.split(",") if name.strip()]
     if not sources: raise InputError("--sources: names no encoder; give some, for example slowfast,clip")
     if args.pack and not args.annotations: raise InputError("--pack: there is nothing to pack without queries; name their files with --annotations")
     options, engine = encoder_options(args, weights), {}
     if args.engine == "ray":
-        from videolights.data.cluster import connect, encode_on_cluster
+        from videolights.encoders.cluster import connect, encode_on_cluster
         connect(args.ray_address)
         engine = dict(encode=encode_on_cluster(sources, options))
     done, data, left = run(args.videos, open_encoders(sources, **options), args.out, args.clip_seconds, args.annotations, args.protocol, args.batch, args.workers, weights, at=args.at, **engine)
@@ -130,16 +130,16 @@ def extract(args):
 # %% ../nbs/90_cli.ipynb #fc36a762
 def synthesize(args):
     "Caption a folder of videos into training data."
-    from videolights.data.captioners import get_captioner, get_matcher
-    from videolights.data.extraction import open_encoders
-    from videolights.data.synthesis import FAILURES, Recipe, synthesize as run
+    from videolights.encoders.captioners import get_captioner, get_matcher
+    from videolights.encoders.extraction import open_encoders
+    from videolights.encoders.synthesis import FAILURES, Recipe, synthesize as run
     weights, sources = parse_weights(args.weights), [name.strip() for name in args.sources.split(",") if name.strip()]
     recipe = Recipe(args.clip_seconds, args.interval, args.frame, args.saliency, args.shortest, args.common, args.seed, args.at)
     writer = args.captioner, weights.pop("captioner", ""), network_options(args, args.captioner) | ({"sample": True} if args.sample else {})
     judge = args.matcher or args.captioner, weights.pop("matcher", ""), network_options(args, args.matcher or args.captioner)
     encoders, engine = open_encoders(sources, **encoder_options(args, weights)) if sources else {}, {}
     if args.engine == "ray":
-        from videolights.data.cluster import Named, caption_on_cluster, connect, encode_on_cluster
+        from videolights.encoders.cluster import Named, caption_on_cluster, connect, encode_on_cluster
         connect(args.ray_address)
         captioner, matcher, engine = Named(*writer), Named(*judge), dict(caption=caption_on_cluster(writer, judge), extract=encode_on_cluster(sources, encoder_options(args, weights)))
     else: captioner, matcher = (get(name, place, **options) for get, (name, place, options) in ((get_captioner, writer), (get_matcher, judge)))
@@ -181,7 +181,7 @@ def train(args):
     for name, value in (("epochs", args.epochs), ("lr", args.lr), ("start", args.pretrained)):
         if value is not None: changes[f"train.{name}"] = value
     if changes: config = config.with_changes(changes)
-    from videolights.training import train as run
+    from videolights.training.loop import train as run
     out = Path(args.out or Path("runs", Path(args.recipe).stem))
     run(config, out, resume=args.resume)
     print(f"run:  {out}\nnext: videolights export {out} --out exported/{out.name}")
@@ -189,7 +189,7 @@ def train(args):
 # %% ../nbs/90_cli.ipynb #a3d867ee
 def ablate(args):
     "Run a grid of recipes and print its table."
-    from videolights.experiments import Grid, run_grid, to_markdown
+    from videolights.training.grids import Grid, run_grid, to_markdown
     out = Path(args.out or Path("runs", Path(args.grid).stem))
     table, failed = run_grid(Grid.load(args.grid), out, args.jobs or 0)
     drawn = draw_table(table, out / "figures")
@@ -199,7 +199,7 @@ def ablate(args):
 # %% ../nbs/90_cli.ipynb #39dd7b2d
 def tune(args):
     "Search settings, print the trials and say what to do with the best."
-    from videolights.tuning import Search, to_markdown, tune as run
+    from videolights.training.search import Search, to_markdown, tune as run
     search, out = Search.load(args.recipe), Path(args.out or Path("runs", f"tune_{Path(args.recipe).stem}"))
     if args.trials: search = replace(search, trials=args.trials)
     found = run(search, out, args.jobs)
@@ -213,7 +213,7 @@ def draw_table(
     folder,  # of the figures
 ):           # their paths; none where plotly is not installed
     "One page for each metric of a grid: every seed of every row."
-    from videolights.experiments import slug
+    from videolights.training.grids import slug
     try: from videolights.explore.figures import ablation_figure, save_figure
     except ImportError: return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -225,7 +225,7 @@ def draw_search(
     folder,  # of the figure
 ):           # its path; None where plotly is not installed
     "A page with every trial of a search."
-    from videolights.tuning import tuning_figure
+    from videolights.training.search import tuning_figure
     try: from videolights.explore.figures import save_figure, template
     except ImportError: return None
     folder.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def predict_run(
 ):                   # (predictions, ground truth, DataConfig, split)
     "Predict a split with a run's best checkpoint."
     from videolights.model.videolights import load
-    from videolights.training import open_split, predict as predict_all
+    from videolights.training.loop import open_split, predict as predict_all
     config = Config.load(Path(run) / "config.json")
     data, split = DataConfig.load(config.data), split or config.train.eval_split
     dataset = open_split(config.with_changes({"train.shuffle_text": shuffled or config.train.shuffle_text}), split)
@@ -259,8 +259,8 @@ def predict_bundle(
     split,   # None takes val
 ):           # (predictions, ground truth, DataConfig, split)
     "Predict a split with an exported model, without PyTorch."
-    from videolights.data.features import Dataset
-    from videolights.runtime import Runtime
+    from videolights.data.store import Dataset
+    from videolights.deploy.runtime import Runtime
     if not data: raise InputError(f"{bundle}: to score a bundle, name the data set too, for example recipes/data/qvhighlights.yaml")
     runtime, data, split = Runtime.load(bundle), DataConfig.load(data), split or "val"
     dataset = Dataset(data, split)
@@ -300,10 +300,10 @@ def evaluate(args):
 # %% ../nbs/90_cli.ipynb #193f5c3e
 def export(args):
     "Export a run to an ONNX bundle, or an encoder to an encoder bundle."
-    from videolights.encoders.exported import is_encoder
+    from videolights.deploy.exported import is_encoder
     folder = Path(args.out or Path("exported", Path(args.source).resolve().name))
     if is_encoder(args.source): return export_weights(args.source, folder)
-    from videolights.export import export_onnx
+    from videolights.deploy.export import export_onnx
     from videolights.model.videolights import load
     dataset = validation_split(args) if args.precision or args.data else None      # told at once, not after a minute of tracing
     export_onnx(load(args.source), folder, metrics=metrics_of(args.source), encoder=args.encoder)
@@ -325,7 +325,7 @@ def size_mib(folder): return sum(f.stat().st_size for f in Path(folder).rglob("*
 # %% ../nbs/90_cli.ipynb #516139ab
 def validation_split(args):
     "The split that precisions are scored on: --data and --split, else the run's own; (Dataset, its name)."
-    from videolights.data.features import Dataset
+    from videolights.data.store import Dataset
     if args.data: return Dataset(DataConfig.load(args.data), args.split or "val"), args.split or "val"
     path = Path(args.source, "config.json")
     try: config = Config.load(path)
@@ -336,7 +336,7 @@ def validation_split(args):
 
 def check_precisions(folder, args, dataset, split):
     "Score the bundle on real queries, and add the precisions asked for."
-    from videolights.precision import add_precisions, precision_table
+    from videolights.deploy.precision import add_precisions, precision_table
     found = add_precisions(folder, args.precision, dataset, split, args.tolerance)
     print(precision_table(found, read_json(folder / "contract.json")["protocol"]))
 
@@ -361,7 +361,7 @@ def metrics_of(run):
 # %% ../nbs/90_cli.ipynb #c39b088f
 def benchmark(args):
     "Measure a bundle on this machine."
-    from videolights.benchmark import benchmark as run, cold_start, table
+    from videolights.deploy.benchmark import benchmark as run, cold_start, table
     told = lambda row: print(f"  {row['engine']}, {row['precision']}, {row['clips']} clips, batch {row['batch']}: {row['p50_ms']:.2f} ms", file=sys.stderr)
     rows = run(args.bundle, args.batch, args.clips, args.words, args.threads, args.provider, args.precision, args.seconds, not args.no_torch, told)
     cold = cold_start(args.bundle)
@@ -372,8 +372,8 @@ def benchmark(args):
 # %% ../nbs/90_cli.ipynb #c33cf38a
 def predict(args):
     "Find moments and highlights of a video, of all videos of a folder, or of a list of pairs."
-    from videolights.bulk import is_list
-    from videolights.runtime import Runtime
+    from videolights.deploy.bulk import is_list
+    from videolights.deploy.runtime import Runtime
     many = Path(args.source).is_dir() or is_list(args.source)
     if many and (args.json or args.render): raise InputError(f"{args.source}: --json and --render are for one video; the answers about many go to --out")
     runtime = Runtime.load(args.bundle, args.provider, precision=args.precision, weights=parse_weights(args.weights))
@@ -384,7 +384,7 @@ def predict(args):
 
 def predict_one(runtime, args):
     "Answer about one video and show it; the rows."
-    from videolights.bulk import find_pairs
+    from videolights.deploy.bulk import find_pairs
     predictions = runtime.predict_video(args.source, [pair.query for pair in find_pairs(args.source, args.queries)[1]])
     rows = [{"video": str(args.source), **prediction.to_dict()} for prediction in predictions]
     for prediction in predictions: print(json.dumps(prediction.to_dict(), ensure_ascii=False) if args.json else describe(prediction, args.top))
@@ -394,7 +394,7 @@ def predict_one(runtime, args):
 # %% ../nbs/90_cli.ipynb #fcce645f
 def predict_many(runtime, args):
     "Answer about many videos into a file; (the rows of these videos, how many videos failed)."
-    from videolights.bulk import Pair, beside, find_pairs, predict_many as run, read_answers
+    from videolights.deploy.bulk import Pair, beside, find_pairs, predict_many as run, read_answers
     out, (folder, pairs) = Path(args.out or "predictions.jsonl"), find_pairs(args.source, args.queries)
     print(f"writing to {out}; after a stop, the same command goes on")
     tally, asked = run(runtime, args.source, args.queries, out, settings=({} if args.precision == "fp32" else {"precision": args.precision}) | ({"weights": runtime.weights} if runtime.weights else {})), set(pairs)
@@ -406,7 +406,7 @@ def predict_many(runtime, args):
 # %% ../nbs/90_cli.ipynb #14a36239
 def write_cuts(args, rows):
     "The files that --csv, --edl and --render ask for."
-    from videolights.reel import best_cuts, render_reel, timeline_rate, to_csv, to_edl
+    from videolights.deploy.reel import best_cuts, render_reel, timeline_rate, to_csv, to_edl
     cuts = best_cuts(rows, args.top, args.min_confidence)
     if args.csv: write_text(args.csv, to_csv(cuts))
     if args.edl: write_text(args.edl, to_edl(cuts, args.fps or timeline_rate(cuts), Path(args.edl).stem))
@@ -417,7 +417,7 @@ def write_cuts(args, rows):
 
 def serve(args):
     "Answer over HTTP until interrupted."
-    from videolights.serving import Limits, serve as run
+    from videolights.deploy.serving import Limits, serve as run
     limits = Limits(max_mb=args.max_mb, max_video_s=args.max_seconds_of_video, timeout_s=args.timeout, workers=args.threads)
     run(args.bundle, args.folder, args.host, args.port, limits, providers=args.provider, precision=args.precision, weights=parse_weights(args.weights))
 
@@ -451,7 +451,7 @@ def report(args):
 # %% ../nbs/90_cli.ipynb #1bc336bb
 def explore(args):
     "Open the explorers, or write them to a file."
-    from videolights.explore.app import open_all, serve, write_explorer
+    from videolights.explore.page import open_all, serve, write_explorer
     choices = dict(split=args.split or "", protocol=args.protocol, clip_seconds=args.clip_seconds)
     if not args.html: return serve(args.sources, args.data, args.videos, args.port, not args.no_browser, **choices)
     path = write_explorer(args.html, open_all(args.sources, args.data, **choices), args.videos)
@@ -488,10 +488,10 @@ def claim_folder(folder, mark):
 def demo(args):
     "Toy videos -> store -> training -> scores -> bundle -> prediction -> report."
     out, step = claim_folder(args.out, "demo.json"), Steps(6)
-    from videolights.data.features import Dataset, pack
+    from videolights.data.store import Dataset, pack
     from videolights.data.toyworld import make_toyworld
-    from videolights.runtime import Runtime
-    from videolights.training import train as run
+    from videolights.deploy.runtime import Runtime
+    from videolights.training.loop import train as run
     step("drawing toy videos, encoding their clips and their queries")
     data = DataConfig.load(make_toyworld(out / "toyworld"))
     step("packing the features into one store")
