@@ -6,7 +6,7 @@
 __all__ = ['append_tef', 'pad_tensors', 'Batch', 'item_spans', 'collate', 'LengthBatches']
 
 # %% ../../nbs/data/12_batches.ipynb #4886f363
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,11 +51,12 @@ class Batch:
 
     def to(self, device):
         "The same batch elsewhere."
-        move = lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        return replace(self, **{k: x.to(device, non_blocking=True) for k, x in vars(self).items() if isinstance(x, Tensor)})
 
     @property
-    def inputs(self): return self.video, self.video_mask, self.text, self.text_mask
+    def inputs(self):
+        "What a model's forward takes: video (B, L, dv + 2) and text (B, N, dt), each with its mask (B, L), (B, N)."
+        return self.video, self.video_mask, self.text, self.text_mask
 
 # %% ../../nbs/data/12_batches.ipynb #802f4d64
 def item_spans(
@@ -103,6 +104,7 @@ class LengthBatches(torch.utils.data.Sampler):
     def __iter__(self):
         rng = np.random.default_rng((self.seed, self.epoch))
         order, span = rng.permutation(len(self.lengths)), self.batch_size * self.window
-        order = np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in np.split(order, range(span, len(order), span))])
+        chunks = np.split(order, range(span, len(order), span))
+        order = np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in chunks])
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         for i in rng.permutation(len(batches)): yield rng.permutation(batches[i]).tolist()
