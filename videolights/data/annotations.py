@@ -27,7 +27,8 @@ def read_charades_text(
         if not line.strip(): continue
         head, _, query = line.partition("##")
         try: vid, start, end = head.split(); window = [float(start), float(end)]
-        except ValueError: raise InputError(f"{path}: line {number} is not `vid start end##sentence`; repair or remove it") from None
+        except ValueError:
+            raise InputError(f"{path}: line {number} is not `vid start end##sentence`; repair or remove it") from None
         rows.append(dict(qid=f"{Path(path).stem}_{len(rows)}", query=query.strip(), vid=vid, relevant_windows=[window]))
     return rows
 
@@ -65,13 +66,15 @@ def window_faults(
 ):                 # list of (item, sentence)
     "Windows that are no windows or lie outside the video."
     faults, duration, windows = [], row.get("duration"), row.get("relevant_windows") or []
-    if not isinstance(windows, list): return [(name_of(row), "relevant_windows is no list; write [[start, end], ...] in seconds")]
+    if not isinstance(windows, list):
+        return [(name_of(row), "relevant_windows is no list; write [[start, end], ...] in seconds")]
     last = duration if clip_seconds is not None and is_number(duration) else math.inf
     for window in windows:
         item = f"{name_of(row)}, window {window}"
         if not (isinstance(window, (list, tuple)) and len(window) == 2 and all(map(is_number, window))):
             faults.append((item, "window is not a pair of numbers; write [start, end] in seconds"))
-        elif not window[0] < window[1]: faults.append((item, "window does not end after its start; correct or remove it"))
+        elif not window[0] < window[1]:
+            faults.append((item, "window does not end after its start; correct or remove it"))
         elif window[0] < 0 or window[0] >= last or window[1] > last + (clip_seconds or 0):
             within = "" if last == math.inf else f" of {duration} s"
             faults.append((item + within, "window outside the video; correct it or the duration"))
@@ -87,9 +90,10 @@ def _table(values):
 
 def _rating_faults(row, clip_seconds):
     "Yields the first (item, sentence) that is wrong with a row's ratings."
-    ids, scores, duration, item = row.get("relevant_clip_ids"), row.get("saliency_scores"), row.get("duration"), name_of(row)
-    if row.get("label") is not None:
-        table = _table(row["label"])
+    ids, scores, label, duration = map(row.get, ("relevant_clip_ids", "saliency_scores", "label", "duration"))
+    item = name_of(row)
+    if label is not None:
+        table = _table(label)
         if table is None or table.ndim < 2 or not table.size:
             yield item, "label is no table of numbers; write a list of ratings a clip"
             return
@@ -97,9 +101,11 @@ def _rating_faults(row, clip_seconds):
     if _table(scores) is None: yield item, "saliency_scores is no table of numbers; write one list of ratings a clip"
     elif not isinstance(ids, list) or len(ids) != len(scores):
         yield item, "saliency_scores and relevant_clip_ids differ in length; give each relevant clip its ratings"
-    elif not all(isinstance(i, int) and i >= 0 for i in ids): yield item, "relevant_clip_ids are no whole numbers from 0; correct them"
-    elif clip_seconds is not None and is_number(duration) and max(ids, default=0) * clip_seconds >= duration + clip_seconds:
-        yield f"{item}, clip {max(ids)} of {duration} s", "relevant_clip_ids outside the video; correct them or clip_seconds"
+    elif not all(isinstance(i, int) and i >= 0 for i in ids):
+        yield item, "relevant_clip_ids are no whole numbers from 0; correct them"
+    elif clip_seconds and is_number(duration) and (max(ids, default=0) - 1) * clip_seconds >= duration:
+        item = f"{item}, clip {max(ids)} of {duration} s"
+        yield item, "relevant_clip_ids outside the video; correct them or clip_seconds"
 
 # %% ../../nbs/data/10_annotations.ipynb #7c20d064
 def row_faults(
@@ -108,14 +114,16 @@ def row_faults(
     protocol="custom",  # "tvsum" wants `label`
 ):                      # list of (item, sentence), empty for a sound row
     "Everything wrong with one row."
-    if not isinstance(row.get("qid"), (str, int)) or row["qid"] == "": return [(str(row)[:60], "row has no qid; give each row its own")]
+    if not isinstance(row.get("qid"), (str, int)) or row["qid"] == "":
+        return [(str(row)[:60], "row has no qid; give each row its own")]
     item, faults, duration = name_of(row), [], row.get("duration")
     text = lambda key: isinstance(row.get(key), str) and row[key].strip()
     if not text("vid"): faults.append((item, "row has no vid; name the video as its feature files are named"))
     if not text("query"): faults.append((item, "empty query; write a sentence or remove the row"))
     if duration is not None and not (is_number(duration) and duration > 0):
         faults.append((f"{item}, duration {duration}", "duration is no positive number of seconds; correct it"))
-    if protocol == "tvsum" and row.get("label") is None: faults.append((item, "row has no label; TVSum needs the ratings of each clip"))
+    if protocol == "tvsum" and row.get("label") is None:
+        faults.append((item, "row has no label; TVSum needs the ratings of each clip"))
     return [*faults, *window_faults(row, clip_seconds), *_rating_faults(row, clip_seconds)]
 
 # %% ../../nbs/data/10_annotations.ipynb #3e64450d
@@ -196,4 +204,4 @@ def saliency_labels(
 def _tvsum_saliency(label, clips):
     ratings = np.asarray(label, np.float32)[:clips]
     labels = (ratings - 1).sum(1) / (4 * ratings.shape[1]) * 12
-    return np.pad(labels, (0, clips - len(labels)), mode="edge").astype(np.float32)   # features may be a clip longer than the labels
+    return np.pad(labels, (0, clips - len(labels)), mode="edge").astype(np.float32)   # features may be a clip longer

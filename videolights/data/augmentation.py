@@ -15,7 +15,8 @@ _LEAST = 0.5     # of the clips stay
 
 def _take(item, clips):
     "An item with some of its clips."
-    return {**item, "video": item["video"][clips], "saliency": item["saliency"] if item["saliency"] is None else item["saliency"][clips]}
+    saliency = item["saliency"]
+    return {**item, "video": item["video"][clips], "saliency": saliency if saliency is None else saliency[clips]}
 
 
 def crop(
@@ -31,7 +32,8 @@ def crop(
     least = int(np.ceil(clips * _LEAST))
     start = rng.integers(0, min(first, clips - least) + 1)
     stop = rng.integers(max(end, start + least), clips + 1)
-    return {**_take(item, slice(start, stop)), "windows": np.clip(windows - start * clip_seconds, 0, (stop - start) * clip_seconds)}
+    windows = np.clip(windows - start * clip_seconds, 0, (stop - start) * clip_seconds)
+    return {**_take(item, slice(start, stop)), "windows": windows}
 
 # %% ../../nbs/data/14_augmentation.ipynb #a4a767fd
 _TEMPO = 0.4     # largest logarithm of the change of length: e^0.4 is about 1.5

@@ -20,7 +20,7 @@ def append_tef(
     video: Tensor,       # (B, L, dv)
     video_mask: Tensor,  # (B, L) bool, True = real clip
 ) -> Tensor:             # (B, L, dv + 2)
-    "Append temporal endpoints: each clip's start l/L and end (l+1)/L as fractions of its video's real clips; zero on padding."
+    "Append temporal endpoints: each clip's start l/L and end (l+1)/L in its video's real clips; zero on padding."
     clips = video_mask.sum(1, keepdim=True).clamp(min=1).to(video.dtype)
     start = torch.arange(video.shape[1], device=video.device, dtype=video.dtype)[None] / clips
     return torch.cat((video, torch.stack((start, start + 1 / clips), -1) * video_mask[..., None]), -1)
@@ -51,7 +51,8 @@ class Batch:
 
     def to(self, device):
         "The same batch elsewhere."
-        return replace(self, **{k: x.to(device, non_blocking=True) for k, x in vars(self).items() if isinstance(x, Tensor)})
+        tensors = {k: x for k, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **{k: x.to(device, non_blocking=True) for k, x in tensors.items()})
 
     @property
     def inputs(self):
@@ -95,7 +96,8 @@ class LengthBatches(torch.utils.data.Sampler):
         seed: int,
         window: int = 8, # batches' worth of items sorted together
     ):
-        self.lengths, self.batch_size, self.seed, self.window, self.epoch = np.asarray(lengths), batch_size, seed, window, 0
+        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
+        self.window, self.epoch = window, 0
 
     def set_epoch(self, epoch): self.epoch = epoch
 

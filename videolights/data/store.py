@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..config import DataConfig, InputError, Source
-from .annotations import (duplicate_faults, is_number, name_of, parse_annotations, read_annotations, relevant_windows,
-                                          row_faults, saliency_labels, window_faults, with_duration)
+from .annotations import (
+    duplicate_faults, is_number, name_of, parse_annotations, read_annotations, relevant_windows, row_faults,
+    saliency_labels, window_faults, with_duration)
 from ..features.protocol import join_columns
 from ..files import atomic_path, read_array, read_json, write_json
 
@@ -57,10 +58,12 @@ def _feature_paths(data, source, row):
 def _array_fault(x, source):
     "What is wrong with an array, seen from the contract; nothing with a sound one."
     if x.dtype.kind not in "fiu": return f"holds {x.dtype} values; features are numbers"
-    if x.ndim != 2: return f"has shape {x.shape}; the contract wants rows of {source.dim} columns: set the source's key to another array"
-    if len(x) == 0: return f"is empty, not one {'clip' if source.kind == 'video' else 'word'}; extract it again or remove its rows"
+    if x.ndim != 2:
+        return f"has shape {x.shape}; the contract wants rows of {source.dim} columns; set the source's key"
+    if len(x) == 0:
+        return f"is empty, not one {'clip' if source.kind == 'video' else 'word'}; extract it again or remove its rows"
     if x.shape[1] != source.dim:
-        return f"has {x.shape[1]} columns, the contract says {source.dim} ({source.name}); correct the source's dim or folder"
+        return f"has {x.shape[1]} columns, the contract says {source.dim} ({source.name}); correct its dim or folder"
     return "" if np.isfinite(x).all() else "holds NaN or infinite values; extract it again"
 
 # %% ../../nbs/data/11_store.ipynb #05337d3a
@@ -73,7 +76,8 @@ def read_source(
     paths = _feature_paths(data, source, row)
     arrays = [read_array(path, source.key) for path in paths]
     for path, x in zip(paths, arrays):
-        if x.ndim != 2 and len(paths) > 1: raise InputError(f"{path}: has shape {x.shape}; rows of columns can be joined, nothing else")
+        if x.ndim != 2 and len(paths) > 1:
+            raise InputError(f"{path}: has shape {x.shape}; rows of columns can be joined, nothing else")
     x = join_columns(arrays) if len(paths) > 1 else arrays[0]
     if fault := _array_fault(x, source): raise InputError(f"{paths[0]}: {fault}")
     return x
@@ -96,8 +100,9 @@ class FolderFeatures:
         return np.concatenate(self.parts("video", {"vid": vid}), 1)
 
     def text(self, item: Any) -> np.ndarray:
-        "Features of a query's words, (N, text_dim) float32; `item` is a row of the annotations or a query id (TVSum's are its videos')."
-        return np.concatenate(self.parts("text", item if isinstance(item, dict) else {"qid": item, "vid": item}), 1)
+        "Features of a query's words, (N, text_dim) float32; `item` is a row of the annotations or a query id."
+        row = item if isinstance(item, dict) else {"qid": item, "vid": item}   # TVSum's queries carry their video's id
+        return np.concatenate(self.parts("text", row), 1)
 
     def video_length(self, vid: str) -> int:
         "Clips of a video."
@@ -126,8 +131,8 @@ def counted(
         now, done = time.time(), number == len(items)
         if show and (done or now - last > (0.3 if live else 10)):
             last = now
-            print("\r" * live + f"{label}: {number} of {len(items)}, {now - start:.0f} s", end="" if live and not done else "\n",
-                  file=sys.stderr, flush=True)
+            line = f"{label}: {number} of {len(items)}, {now - start:.0f} s"
+            print("\r" * live + line, end="" if live and not done else "\n", file=sys.stderr, flush=True)
 
 # %% ../../nbs/data/11_store.ipynb #c9d2c92d
 def _write_head(file, rows, dim):
@@ -200,12 +205,15 @@ def widen(
 def _read_index(data):
     "The index of a data set's store; one that is missing, damaged or made for another contract is an error."
     folder = data.path(data.store)
-    if not (folder / "index.json").exists(): raise InputError(f"{folder}: no packed store; run `videolights data pack` first")
+    if not (folder / "index.json").exists():
+        raise InputError(f"{folder}: no packed store; run `videolights data pack` first")
     try: index = read_json(folder / "index.json")
     except InputError as e: raise InputError(f"{e}; {_AGAIN}") from None
     version = index.get("version") if isinstance(index, dict) else None
-    if version != STORE_VERSION: raise InputError(f"{folder}: a store of version {version}, not {STORE_VERSION}; {_AGAIN}")
-    if index.get("fingerprint") != fingerprint(data): raise InputError(f"{folder}: packed for another feature contract than {data.name}'s; {_AGAIN}")
+    if version != STORE_VERSION:
+        raise InputError(f"{folder}: a store of version {version}, not {STORE_VERSION}; {_AGAIN}")
+    if index.get("fingerprint") != fingerprint(data):
+        raise InputError(f"{folder}: packed for another feature contract than {data.name}'s; {_AGAIN}")
     return index
 
 
@@ -229,12 +237,13 @@ class FeatureStore:
     def open(cls, data: DataConfig) -> "FeatureStore":
         "Open the store of a data set."
         index = _read_index(data)
-        arrays = lambda kind: [_mapped(data.path(data.store, f"{s.name}.npy"), index["bytes"][s.name]) for s in data.of_kind(kind)]
-        return cls(data, index, {kind: arrays(kind) for kind in ("video", "text")})
+        mapped = lambda s: _mapped(data.path(data.store, f"{s.name}.npy"), index["bytes"][s.name])
+        return cls(data, index, {kind: [mapped(s) for s in data.of_kind(kind)] for kind in ("video", "text")})
 
     def _span(self, kind, key):
         try: return self._index[kind][key]
-        except KeyError: raise InputError(f"{self.data.path(self.data.store)}: holds no {kind} '{key}'; {_AGAIN}") from None
+        except KeyError:
+            raise InputError(f"{self.data.path(self.data.store)}: holds no {kind} '{key}'; {_AGAIN}") from None
 
     def _read(self, kind, key):
         (start, rows), arrays, column = self._span(kind, key), self._arrays[kind], 0
@@ -261,7 +270,7 @@ class FeatureStore:
 def open_features(
     data: DataConfig,
 ) -> FeatureStore | FolderFeatures:
-    "The fastest features at hand: the store where one is packed, else the folders. A store that does not fit is an error."
+    "The store where one is packed, else the folders. A store that does not fit is an error, not a detour."
     return FeatureStore.open(data) if data.path(data.store, "index.json").exists() else FolderFeatures(data)
 
 # %% ../../nbs/data/11_store.ipynb #03093674
@@ -304,15 +313,17 @@ class Dataset:
     def __len__(self) -> int: return len(self.annotations)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        "One item: qid, vid, query, duration, video (L, dv), text (N, dt), saliency (L,) or None, windows (M, 2) in seconds, has_windows."
+        "qid, vid, query, duration, video (L, dv), text (N, dt), saliency (L,) or None, windows (M, 2) in s."
         row, seconds, most = self.annotations[i], self.data.clip_seconds, self.data.max_clips
         video, windows = self.features.video(row["vid"])[:, self.columns["video"]], relevant_windows(row)
         saliency = saliency_labels(row, len(video), seconds, self.data.protocol)
         if len(video) > most:
             video, saliency = video[:most], None if saliency is None else saliency[:most]
             windows = np.minimum(windows[windows[:, 0] < most * seconds], most * seconds)
-        return dict(qid=row["qid"], vid=row["vid"], query=row["query"], duration=float(row["duration"]), video=video,
-                    text=self.features.text(row)[:, self.columns["text"]], saliency=saliency, windows=windows, has_windows=len(windows) > 0)
+        text = self.features.text(row)[:, self.columns["text"]]
+        names = {k: row[k] for k in ("qid", "vid", "query")}
+        return dict(names, duration=float(row["duration"]), video=video, text=text, saliency=saliency, windows=windows,
+                    has_windows=len(windows) > 0)
 
 # %% ../../nbs/data/11_store.ipynb #c42465d3
 @dataclass(frozen=True)
@@ -331,7 +342,8 @@ def _problems(
     "One problem per place and sentence, with the number of items and the first three."
     for (place, sentence), items in found.items():
         what, _, advice = sentence.rpartition("; ")
-        yield Problem(place, f"{what} ({len(items)}: {', '.join(items[:3])}{', ...' * (len(items) > 3)}); {advice}", len(items))
+        examples = ", ".join(items[:3] + ["..."] * (len(items) > 3))
+        yield Problem(place, f"{what} ({len(items)}: {examples}); {advice}", len(items))
 
 # %% ../../nbs/data/11_store.ipynb #53a5425f
 def _check_annotations(data, found):
@@ -356,7 +368,8 @@ def _check_source(data, source, row, found):
     except InputError as e:
         path = next((p for p in paths if str(e).startswith(f"{p}: ")), paths[0])
         what, _, advice = str(e).removeprefix(f"{path}: ").rpartition("; ")
-        if what.startswith("cannot be read as an array"): what = "cannot be read as an array"   # the reasons differ from file to file
+        if what.startswith("cannot be read as an array"):
+            what = "cannot be read as an array"   # the reasons differ from file to file
         found[source.folder, f"{what}; {advice}"].append(path.name)
         return 0
 
@@ -375,11 +388,11 @@ def _check_clips(data, row, lengths, found):
     seconds, ratings, clips = row.get("duration"), row.get("label"), min(lengths.values())
     for s, n in lengths.items():
         if is_number(seconds) and abs(n - seconds / data.clip_seconds) > 2:
-            sentence = f"number of clips is off by more than 2 from duration / clip_seconds ({data.clip_seconds}); correct one of the three"
-            found[s.folder, sentence].append(f"{row['vid']} ({n} clips, {seconds} s)")
+            sentence = f"number of clips is off by more than 2 from duration / clip_seconds ({data.clip_seconds})"
+            found[s.folder, f"{sentence}; correct one of the three"].append(f"{row['vid']} ({n} clips, {seconds} s)")
     if isinstance(ratings, list) and abs(len(ratings) - clips) > 2:
-        found["label", "number of rated clips is off by more than 2 from the features; correct clip_seconds or extract again"].append(
-            f"{row['vid']} ({len(ratings)} rated, {clips} clips)")
+        sentence = "number of rated clips is off by more than 2 from the features; correct clip_seconds or the files"
+        found["label", sentence].append(f"{row['vid']} ({len(ratings)} rated, {clips} clips)")
 
 
 def _check_windows(data, row, clips, found):

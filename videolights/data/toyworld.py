@@ -61,7 +61,7 @@ class Script:
 
 # %% ../../nbs/data/13_toyworld.ipynb #71f2cdde
 def _kinds(rng, number):
-    "(colour, shape, motion) of the events of a video: related to one another, so that one word is not enough to tell them apart."
+    "(colour, shape, motion) of a video's events: so alike that one word is not enough to tell them apart."
     fresh = lambda: [str(rng.choice(list(names))) for names in (COLOURS, SHAPES, MOTIONS)]
     kinds = [fresh()]
     while len(kinds) < number:
@@ -81,7 +81,8 @@ def write_script(
     gaps = np.bincount(rng.integers(0, number + 1, spare), minlength=number + 1)
     gaps[1:-1] += 1
     starts = np.cumsum(gaps[:-1]) + np.cumsum(lengths) - lengths
-    events = [Event(*kind, start=int(start), clips=int(length), peak=float(rng.random()), place=tuple(rng.random(3).tolist()),
+    events = [Event(*kind, start=int(start), clips=int(length),
+                    peak=float(rng.random()), place=tuple(rng.random(3).tolist()),
                     speed=float(rng.uniform(0.8, 1.2)), turn=int(rng.choice([-1, 1])))
               for kind, start, length in zip(_kinds(rng, number), starts, lengths)]
     clips = int(gaps.sum() + lengths.sum())
@@ -103,7 +104,7 @@ def shape_distance(
     half = np.pi / corners
     r = size * np.sqrt(half / (inner * np.sin(half)))
     a = np.abs((np.arctan2(y, x) - angle + half) % (2 * half) - half)                    # angle from the nearest corner
-    ex, ey = inner * r * np.cos(half) - r, inner * r * np.sin(half)                      # from the corner to the middle of the side
+    ex, ey = inner * r * np.cos(half) - r, inner * r * np.sin(half)        # from the corner to the middle of the side
     return (ey * (r - rho * np.cos(a)) + ex * rho * np.sin(a)) / np.hypot(ex, ey)
 
 # %% ../../nbs/data/13_toyworld.ipynb #e4453632
@@ -115,11 +116,12 @@ def _prominence(event, share):
 def _pose(event, u):
     "Where and how a shape stands after u seconds: x, y in pixels, size in pixels, angle in radians."
     size = 7.5 + 4.5 * float(_prominence(event, u / (event.clips * CLIP_SECONDS)))
-    x, y, angle = (0.3 + 0.4 * event.place[0]) * WIDTH, (0.35 + 0.3 * event.place[1]) * HEIGHT, event.place[2] * 2 * np.pi
-    v, phase = event.speed, event.place[0] * 2 * np.pi
+    across, down, turned = event.place
+    x, y, angle = (0.3 + 0.4 * across) * WIDTH, (0.35 + 0.3 * down) * HEIGHT, turned * 2 * np.pi
+    v, phase = event.speed, across * 2 * np.pi
     if event.motion in ("right", "left"):
-        across = (event.place[0] * WIDTH + 32 * v * u) % (WIDTH + 32) - 16
-        x = across if event.motion == "right" else WIDTH - across
+        x = (across * WIDTH + 32 * v * u) % (WIDTH + 32) - 16
+        if event.motion == "left": x = WIDTH - x
     elif event.motion == "bounce": y = HEIGHT - 17 - 36 * abs(np.sin(phase + np.pi * v * u / 1.4))
     elif event.motion == "spin": angle += event.turn * 3.2 * v * u
     elif event.motion == "pulse": size *= 1 + 0.4 * np.sin(phase + 2 * np.pi * v * u / 1.6)
@@ -166,7 +168,8 @@ def render(
 
 # %% ../../nbs/data/13_toyworld.ipynb #92ec46fc
 _TEMPLATES = {   # which of colour, shape and motion are named -> wordings
-    (1, 1, 1): ["a {colour} {shape} {motion}", "the {colour} {shape} {motion}", "there is a {colour} {shape} and it {motion}"],
+    (1, 1, 1): ["a {colour} {shape} {motion}", "the {colour} {shape} {motion}",
+                "there is a {colour} {shape} and it {motion}"],
     (1, 1, 0): ["a {colour} {shape}", "the {colour} {shape} is in view"],
     (0, 1, 1): ["a {shape} {motion}", "there is a {shape} and it {motion}"],
     (1, 0, 1): ["something {colour} {motion}", "a {colour} thing {motion}"],
@@ -183,7 +186,7 @@ def ask(
 ) -> list[tuple[str, list[Event]]]:
     "Queries of a video with different answers, and the events that answer them."
     options = [(astuple(e)[:3], named) for e in script.events for named in list(_TEMPLATES) + [(1, 1, 1)] * 3]
-    answers, queries = set(), []                                                          # an answer: when its events start
+    answers, queries = set(), []     # an answer: when its events start
     for i in rng.permutation(len(options)):
         kind, named = options[i]
         found = [e for e in script.events if all(not n or a == b for n, a, b in zip(named, astuple(e), kind))]
@@ -202,7 +205,8 @@ def _rate(events, rng):
         for k in range(event.clips):
             mean = _prominence(event, (k + np.arange(0.1, 1, 0.2)) / event.clips).mean()
             clips.append(event.start + k)
-            ratings.append(np.clip(np.round(0.7 + 3.6 * mean + bias + rng.normal(0, 0.3, 3)), 0, 4).astype(int).tolist())
+            rated = np.round(0.7 + 3.6 * mean + bias + rng.normal(0, 0.3, 3))
+            ratings.append(np.clip(rated, 0, 4).astype(int).tolist())
     return clips, ratings
 
 
@@ -261,7 +265,8 @@ def _is_whole(video, features, script):
 
 
 def _save_features(path, key, array):
-    with atomic_path(path) as temporary, open(temporary, "wb") as file: np.savez(file, **{key: array.astype(np.float16)})
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **{key: array.astype(np.float16)})
 
 # %% ../../nbs/data/13_toyworld.ipynb #40734ebb
 def _begin(folder, settings, vids):
@@ -289,7 +294,8 @@ def make_toyworld(
 ) -> Path:                   # the data set's YAML file
     "Draw videos, encode them and write annotations, features and the data set's YAML file."
     folder, encoder, counts = Path(folder), BuiltinEncoder(), dict(train=train_videos, val=val_videos)
-    if min(counts.values()) < 1: raise InputError("a toy world needs at least one video for training and one for validation")
+    if min(counts.values()) < 1:
+        raise InputError("a toy world needs at least one video for training and one for validation")
     plan = {split: [script_of(split, i, seed, queries) for i in range(n)] for split, n in counts.items()}
     videos = [video for part in plan.values() for video in part]
     settings = dict(edition=_EDITION, seed=seed, train_videos=train_videos, val_videos=val_videos, queries=queries)
@@ -301,7 +307,8 @@ def make_toyworld(
             _save_features(features, "features", encode_file(encoder, video, CLIP_SECONDS))
         for row, text in zip(rows, encoder.encode_text([r["query"] for r in rows])):
             _save_features(folder / "builtin_text" / f"qid{row['qid']}.npz", "last_hidden_state", text)
-    for split, part in plan.items(): write_jsonl(folder / "annotations" / f"{split}.jsonl", [row for _, _, rows in part for row in rows])
+    for split, part in plan.items():
+        write_jsonl(folder / "annotations" / f"{split}.jsonl", [row for _, _, rows in part for row in rows])
     facts = dict(seed=seed, clip_seconds=CLIP_SECONDS, video_dim=encoder.video_dim, text_dim=encoder.text_dim)
     write_text(folder / "toyworld.yaml", _YAML.format(**facts))
     return folder / "toyworld.yaml"
