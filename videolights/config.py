@@ -47,7 +47,7 @@ def from_dict(
 ) -> _T:
     "Build a dataclass from a dictionary; unknown keys are an error that names the nearest known one."
     item = where or cls.__name__
-    # pyright cannot be told that a class is a dataclass
+    # that a class is a dataclass is beyond pyright
     known = {f.name: f for f in fields(cls)}   # pyright: ignore[reportArgumentType]
     if not isinstance(values, dict):
         raise InputError(f"{item}: expected a mapping of {cls.__name__} fields, found {values!r}")
@@ -64,7 +64,7 @@ def from_dict(
 
 # %% ../nbs/core/01_config.ipynb #d03ad20c
 def _choice(*values: str) -> Any:
-    "A field that takes one of these words, the first unless told otherwise."
+    "A field that takes one of these words, by default the first."
     return field(default=values[0], metadata={"choices": values})
 
 

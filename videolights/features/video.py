@@ -68,8 +68,8 @@ def open_video(
             stream.thread_type = "NONE" if small else "AUTO"       # threads cost small pictures more than they save
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise InputError(f"{path}: cannot be decoded as a video ({reason}); download or convert it again") from None
+        sentence = f"cannot be decoded as a video ({getattr(e, 'strerror', None) or e}); is it cut short?"
+        raise InputError(f"{path}: {sentence} download or convert it again") from None
 
 # %% ../../nbs/features/05_video.ipynb #a371eb93
 def frame_rate(stream):
