@@ -86,15 +86,15 @@ def read_source(
 class Features:
     "Where features are read: by video, and by query."
 
-    def _read(self, kind: str, row: dict[str, Any]) -> np.ndarray: raise NotImplementedError   # (rows, dim) float32
+    def _read(self, kind: str, row: dict) -> np.ndarray: raise NotImplementedError   # (rows, dim) float32
 
     def video(self, vid: str) -> np.ndarray:
         "Features of a video, (L, video_dim) float32."
         return self._read("video", {"vid": vid})
 
     def text(self, item: Any) -> np.ndarray:
-        "Features of a query's words, (N, text_dim) float32; `item` is a row of the annotations or a query id."
-        return self._read("text", item if isinstance(item, dict) else {"qid": item, "vid": item})   # TVSum's id is the video's
+        "Features of a query's words, (N, text_dim) float32; `item` is a row of the annotations, or a query id (TVSum: its video's)."
+        return self._read("text", item if isinstance(item, dict) else {"qid": item, "vid": item})
 
     def video_length(self, vid: str) -> int:
         "Clips of a video."
