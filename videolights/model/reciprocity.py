@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import MASKED
-from .feedback import clips_of_span, sliced_clips
+from .feedback import best_moment, moment_first
 
 # %% ../../nbs/model/27_reciprocity.ipynb #3fa15b3a
 def onnx_last_state(
@@ -19,16 +19,24 @@ def onnx_last_state(
     lengths: Tensor,  # (B,) how much of each sequence to read
 ) -> Tensor:          # (B, d)
     "The last state of a GRU as one ONNX operator; for use while exporting."
-    def gates(w): reset, update, new = w.chunk(3); return torch.cat((update, reset, new))
-    weights = gates(gru.weight_ih_l0)[None], gates(gru.weight_hh_l0)[None], torch.cat((gates(gru.bias_ih_l0), gates(gru.bias_hh_l0)))[None]
+    def gates(w):
+        reset, update, new = w.chunk(3)
+        return torch.cat((update, reset, new))
+
+    inputs, states, *biases = (gates(w) for w in gru.all_weights[0])
     batch, clips, dim = x.shape
     return torch.onnx.ops.symbolic_multi_out(
-        "GRU", (x.transpose(0, 1), *weights, lengths.to(torch.int32)), dict(hidden_size=dim, linear_before_reset=1),
+        "GRU", (x.transpose(0, 1), inputs[None], states[None], torch.cat(biases)[None], lengths.to(torch.int32)),
+        dict(hidden_size=dim, linear_before_reset=1),
         dtypes=(x.dtype, x.dtype), shapes=((clips, 1, batch, dim), (1, batch, dim)))[1][0]
 
-
-def last_state(gru: nn.GRU, x: Tensor, lengths: Tensor) -> Tensor:
-    "The state of a GRU after each sequence's last element (B, d)."
+# %% ../../nbs/model/27_reciprocity.ipynb #50faae48
+def last_state(
+    gru: nn.GRU,
+    x: Tensor,        # (B, L, d)
+    lengths: Tensor,  # (B,) how much of each sequence to read
+) -> Tensor:          # (B, d)
+    "The state of a GRU after each sequence's last element."
     if torch.compiler.is_exporting(): return onnx_last_state(gru, x, lengths)
     return gru(x)[0].gather(1, (lengths - 1)[:, None, None].expand(-1, 1, x.shape[-1]))[:, 0]
 
@@ -50,22 +58,24 @@ class Reciprocity(nn.Module):
         "Highlights to moments: clips plus their fused form, weighted by a softmax of the scores over real clips."
         return encoded + fused * saliency.masked_fill(~video_mask, MASKED).softmax(1)[..., None].to(fused.dtype)
 
-    def moment(self, video: Tensor, inside: Tensor) -> Tensor:
-        "The GRU's state (B, d) after the clips (B, L) of a moment."
-        lengths, steps = inside.sum(1), torch.arange(inside.shape[1], device=video.device)
-        order = torch.minimum(inside.int().argmax(1)[:, None] + steps, torch.ones_like(inside).sum(1, keepdim=True) - 1)
-        first = video.gather(1, order[..., None].expand(-1, -1, video.shape[-1])) * (steps < lengths[:, None])[..., None]
-        return last_state(self.gru, first, torch.ones_like(inside).sum(1) if self.padding else lengths)
-
-    def weights(
+    def moment(
         self,
+        video: Tensor,   # (B, L, d) projected clips
+        inside: Tensor,  # (B, L) bool, the clips of the moment
+    ) -> Tensor:         # (B, d)
+        "The GRU's state after the last clip of a moment."
+        read = torch.ones_like(inside) if self.padding else inside
+        return last_state(self.gru, moment_first(video, inside), read.sum(1))
+
+    def rescore(
+        self,
+        scores: Tensor,      # (B, L) <p, m> + b
+        bias: Tensor,        # (1,) b
         video: Tensor,       # (B, L, d) projected clips
         video_mask: Tensor,  # (B, L) bool
         spans: Tensor,       # (B, Q, 2)
         logits: Tensor,      # (B, Q, 2)
-    ) -> Tensor:             # (B, L) w, the agreement of every clip with the most confident moment
-        "Moments to highlights."
-        top = (logits[..., 0] - logits[..., 1]).argmax(1)
-        best = spans.gather(1, top[:, None, None].expand(-1, 1, 2))[:, 0].detach()
-        inside = (sliced_clips if self.padding else clips_of_span)(best, video_mask)
-        return (video @ self.moment(video, inside)[..., None])[..., 0]
+    ) -> Tensor:             # (B, L) <p, m (1 + w)> + b
+        "Moments to highlights: each clip agrees with the most confident moment by w."
+        moment = self.moment(video, best_moment(spans, logits, video_mask, self.padding))
+        return (scores - bias) * (1 + (video @ moment[..., None])[..., 0]) + bias
