@@ -72,7 +72,7 @@ class Watched(nn.Module):
 @contextmanager
 def watch_attention(
     model: nn.Module,
-):                     # a dictionary that fills during a forward pass: name of the attention -> weights (B, heads, n, m)
+):                     # a dictionary that a forward pass fills: name of the attention -> weights (B, heads, n, m)
     "Collect the weights of every attention inside a block."
     weights = {}
     watched = {name: m for name, m in model.named_modules() if isinstance(m, Watched)}

@@ -59,11 +59,12 @@ def per_head(
 
 
 def query_of_inputs(
-    q: Tensor,         # (B, heads, Q, width)
+    q: Tensor,         # (B, Q, heads * width)
     key: nn.Linear,    # d -> heads * width
+    heads: int,
 ) -> tuple[Tensor, Tensor]:    # (B, heads, Q, d), and what the bias adds (B, heads, Q, 1)
     "The query that compares with what goes into `key` as `q` does with what comes out."
-    weight, bias = (per_head(x, q.shape[1]) for x in (key.weight, key.bias))
+    q, weight, bias = split_heads(q, heads), per_head(key.weight, heads), per_head(key.bias, heads)
     return torch.einsum("bhqc,hcd->bhqd", q, weight), (q * bias[:, None]).sum(-1, keepdim=True)
 
 # %% ../../nbs/model/25_decoder.ipynb #59336532
@@ -73,8 +74,9 @@ def average_values(
     value: nn.Linear,  # d -> heads * width
 ) -> Tensor:           # (B, Q, heads * width)
     "Each head's weighted sum of `value(clips)`, taken before the projection."
-    weight, bias = (per_head(x, weights.shape[1]) for x in (value.weight, value.bias))
-    mean = (weights.flatten(1, 2) @ clips).unflatten(1, weights.shape[1:3])
+    heads = weights.shape[1]
+    weight, bias = per_head(value.weight, heads), per_head(value.bias, heads)
+    mean = (weights.flatten(1, 2) @ clips).unflatten(1, (heads, -1))
     seen = torch.einsum("bhqd,hcd->bhqc", mean, weight) + weights.sum(-1, keepdim=True) * bias[:, None]
     return seen.transpose(1, 2).flatten(2)
 
@@ -101,8 +103,8 @@ class ClipAttention(Watched):
         if self.q_position:
             content = content + self.q_position(position)
             place = place + content                          # for the place that the content key holds as well
-        of_clips, more = query_of_inputs(split_heads(content, self.heads), self.k_content)
-        of_places, most = query_of_inputs(split_heads(place, self.heads), self.k_position)
+        of_clips, more = query_of_inputs(content, self.k_content, self.heads)
+        of_places, most = query_of_inputs(place, self.k_position, self.heads)
         keys = torch.cat((clips, clip_position), -1).transpose(1, 2)
         logits = torch.cat((of_clips, of_places), -1).flatten(1, 2) @ keys + (more + most).flatten(1, 2)
         logits = logits * (2 * x.shape[-1] // self.heads) ** -0.5                                    # (B, heads * Q, L)
@@ -154,8 +156,9 @@ class Decoder(nn.Module):
         anchors = kept = self.anchors.float().sigmoid().expand(len(clips), -1, -1)
         x, outputs, used = torch.zeros_like(clips[:, :1]).expand(-1, len(self.anchors), -1), [], []
         for i, layer in enumerate(self.layers):
-            if i: kept = (self.step(x).float() + inverse_sigmoid(anchors)).sigmoid()
-            anchors = kept.detach() if i else kept
+            if i:
+                kept = (self.step(x).float() + inverse_sigmoid(anchors)).sigmoid()
+                anchors = kept.detach()
             sine = anchor_features(anchors, x.shape[-1])
             position = self.place(sine)
             if i: sine = sine * self.scale(x)

@@ -150,9 +150,8 @@ class Fusion(nn.Module):
     def __init__(self, kind: str, dim: int, heads: int, feedforward: int, layers: int, words: int, dropout: float,
                  **switches: bool):       # fusion_residual and fusion_self, which "bi" alone has
         super().__init__()
-        sizes = dim, heads, feedforward, dropout
         make = partial(BiFusion, **switches) if kind == "bi" else FUSIONS.get(kind)
-        self.layers = nn.ModuleList([make(*sizes) for _ in range(layers)] if make else [])
+        self.layers = nn.ModuleList([make(dim, heads, feedforward, dropout) for _ in range(layers)] if make else [])
         self.position = nn.Parameter(0.02 * torch.randn(words, dim)) if kind in ("bi", "uni") else None
 
     def forward(
@@ -162,7 +161,7 @@ class Fusion(nn.Module):
         video_mask: Tensor,      # (B, L) bool
         text: Tensor,            # (B, N, d) projected words
         text_mask: Tensor,       # (B, N) bool
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:   # fused clips (B, L, d), words (B, N, d), the last layer's V_T and its words
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:   # fused clips (B, L, d), words (B, N, d), last V_T, the words it read
         t2v, read = video, text
         for layer in self.layers:
             read, position = text, None if self.position is None else self.position[:text.shape[1]]

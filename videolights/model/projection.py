@@ -27,8 +27,8 @@ class MaskedConv(nn.Module):
         kernel, clips = len(self.weight), x.shape[1]
         if kernel == 1:   # rounds as the released model does
             return F.conv1d(x.transpose(1, 2), self.weight[0, ..., None], self.bias).transpose(1, 2)
-        given = F.linear(x, self.weight.flatten(0, 1)).unflatten(-1, (kernel, -1))              # (B, n, kernel, dim_out)
-        given = F.pad(given * mask[..., None, None], (0, 0, 0, 0, kernel // 2, kernel // 2))    # (B, n + kernel - 1, ...)
+        given = F.linear(x, self.weight.flatten(0, 1)).unflatten(-1, (kernel, -1))             # (B, n, kernel, dim_out)
+        given = F.pad(given * mask[..., None, None], (0, 0, 0, 0, kernel // 2, kernel // 2))   # (B, n + kernel - 1, ..)
         return sum(given[:, i:i + clips, i] for i in range(kernel)) + self.bias
 
 # %% ../../nbs/model/21_projection.ipynb #695eb631
@@ -64,8 +64,9 @@ class Projection(nn.Module):
         last_relu: bool = True,
     ):
         super().__init__()
-        block = lambda i: ProjectionBlock(dim if i else dim_in, dim, kernel, dropout, linear, last_relu or i < layers - 1)
-        self.blocks = nn.ModuleList(map(block, range(layers)))
+        self.blocks = nn.ModuleList(
+            ProjectionBlock(dim if i else dim_in, dim, kernel, dropout, linear, last_relu or i < layers - 1)
+            for i in range(layers))
 
     def forward(
         self,
