@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         mask: Tensor,                   # (B, n) bool
     ) -> tuple[Tensor, Tensor | None]:  # encoded (B, n, d), global token (B, d) or None
         if self.token is not None:
-            first = lambda token, x: torch.cat((token.to(x.dtype).expand(len(x), 1, -1), x), 1)
+            first = lambda token, x: torch.cat((token.to(x.dtype).expand(x.shape[0], 1, -1), x), 1)
             x, position = first(self.token, x), first(self.token_position, position)
             mask = torch.cat((torch.ones_like(mask[:, :1]), mask), 1)
         for layer in self.layers: x = layer(x, position, mask)

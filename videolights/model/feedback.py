@@ -25,7 +25,7 @@ def clips_of_span(
     "The real clips that each span touches."
     clips = video_mask.sum(1, keepdim=True)
     bounds = (span_to_window(spans.float()).clamp(0, 1) * clips).floor()
-    return _between(torch.minimum(bounds, clips - 1).clamp(min=0), video_mask)
+    return _between(bounds.minimum(clips - 1).clamp(min=0), video_mask)
 
 # %% ../../nbs/model/26_feedback.ipynb #b3069ce9
 def sliced_clips(

@@ -79,7 +79,8 @@ class Parts(nn.Module):
         self.encoder = Encoder(*sizes, c.encoder_layers, c.dropout, c.encoder == "token")
         self.saliency = (Saliency if c.encoder == "token" else ClipSaliency)(c.dim)
         decoder = Decoder if c.decoder == "anchors" else QueryDecoder
-        self.decoder, self.heads = decoder(*sizes, c.decoder_layers, c.slots, c.dropout), MomentHeads(c.dim)
+        self.decoder = decoder(*sizes, c.decoder_layers, c.slots, c.dropout)
+        self.heads = MomentHeads(c.dim)
         self.query_align, self.word_align = (nn.Linear(c.dim, c.align_dim) if c.align_dim else None for _ in range(2))
         self.feedback = Feedback(c.dim, c.feedback_padding) if c.feedback else None
         self.reciprocity = Reciprocity(c.dim, c.feedback_padding) if c.reciprocity else None
@@ -126,7 +127,7 @@ class Stages(Parts):
         if self.config.refine_negatives: return self.refine(pairs, pair_masks), pair_masks
         return Stage(self.refine(projected, masks).video.repeat(2, 1, 1), pairs.text), pair_masks
 
-    def sequence(self, seen: Stage, position: Tensor, masks: Stage) -> tuple[Tensor, Tensor, Tensor]:
+    def sequence(self, seen: Stage, position: Tensor, masks: Stage) -> tuple:
         "What encoder and decoder read, its positions (B, n, d) and mask: the clips, or clips and words."
         if self.config.encoder != "joint": return seen.video, position, masks.video
         return joint_sequence(seen.video, position, masks.video, seen.text, masks.text)
@@ -134,8 +135,8 @@ class Stages(Parts):
     def encode(self, fused: Stage, position: Tensor, masks: Stage) -> tuple[Stage, Tensor]:
         "Encoded clips and words, and saliency (B, L). Words change where they are encoded with the clips."
         encoded, token = self.encoder(*self.sequence(fused, position, masks))
-        video, words = encoded.tensor_split((fused.video.shape[1],), 1)
-        text = words if self.config.encoder == "joint" else fused.text
+        video, text = encoded[:, :fused.video.shape[1]], fused.text
+        if self.config.encoder == "joint": text = encoded[:, video.shape[1]:]
         return Stage(video, text), self.saliency(video, token)
 
     def contextualize(
@@ -168,7 +169,7 @@ def _unit(layer: nn.Linear | None, x: Tensor) -> Tensor | None:
     "Unit vectors (..., align_dim) in the space of a layer, where there is one."
     return layer and nn.functional.normalize(layer(x).float(), dim=-1)
 
-
+# %% ../../nbs/model/28_videolights.ipynb #2a18f6c8
 class VideoLights(Stages, PyTorchModelHubMixin, library_name="videolights",
                   tags=["moment-retrieval", "highlight-detection"],
                   coders={ModelConfig: (asdict, lambda values: from_dict(ModelConfig, values, "config.json"))}):
@@ -215,7 +216,7 @@ class VideoLights(Stages, PyTorchModelHubMixin, library_name="videolights",
         moments = video_mask, spans[-1], logits[-1]
         words = encoded.text if self.config.encoder == "joint" else projected.text
         return TrainingOutput(
-            spans=spans, logits=logits,
+            spans, logits,
             saliency=self.rescore(saliency[:size], projected.video, *moments),
             negative_saliency=saliency[size:] if self.config.negative_pairs else None,
             feedback_saliency=self.feedback and self.feedback(projected.video, encoded.video, *moments).float(),
