@@ -23,7 +23,7 @@ def relevance(
     "Which real clips are relevant, and which are not."
     return (labels > 0) & mask, (labels <= 0) & mask
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #e7b20850
 def extremes(
     labels: Tensor,    # (B, L)
     relevant: Tensor,  # (B, L) bool
@@ -56,14 +56,15 @@ def draw_rank_pairs(
 ) -> tuple[Tensor, Tensor]:   # (B, 2) clips that should score higher, (B, 2) clips that should score lower
     "One pair highest / lowest among the relevant clips, one relevant / irrelevant at random (torch's generator)."
     relevant, irrelevant = relevance(labels, mask)
-    def pick(among): return torch.rand(labels.shape, device=labels.device).masked_fill(~among, -1).argmax(1, keepdim=True)
+    def pick(among):
+        return torch.rand(labels.shape, device=labels.device).masked_fill(~among, -1).argmax(1, keepdim=True)
     high, low = extremes(labels, relevant)
     higher, lower = torch.cat((high, pick(relevant)), 1), torch.cat((low, pick(irrelevant)), 1)
     some = relevant.any(1, keepdim=True)
     ranked = torch.cat((some, some & irrelevant.any(1, keepdim=True)), 1)
     return higher, torch.where(ranked, lower, higher)      # nothing to rank: a clip against itself
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #64ab052a
 def released_rank_loss(
     scores: Tensor,    # (B, L)
     higher: Tensor,    # (B, P) index of clips
@@ -83,7 +84,7 @@ def above_levels(
     "The clips that each label level calls positive."
     return labels >= torch.arange(1, LEVELS + 1, device=labels.device)[:, None, None]
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #185e53ec
 def contrastive_loss(
     scores: Tensor,       # (B, L)
     labels: Tensor,       # (B, L)
@@ -125,7 +126,7 @@ def negative_pair_loss(
     "Clips of a mismatched pair score low."
     return masked_mean(masked_mean(F.softplus(negatives), mask), mismatched)
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #c8396467
 def released_negative_pair_loss(
     negatives: Tensor,   # (B, L)
     mask: Tensor,        # (B, L) bool
@@ -143,7 +144,7 @@ def hard_negative_loss(
     _, irrelevant = relevance(labels, mask)
     return masked_mean(masked_mean(scores.abs(), irrelevant), irrelevant.any(1))
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #6ffb7a27
 def hard_positive_loss(
     scores: Tensor,  # (B, L)
     labels: Tensor,  # (B, L)
@@ -172,11 +173,11 @@ def unit_curves(
     spread = (labels.max() - labels.min()).clamp(min=1e-6)     # as released, constant labels would divide by zero
     return F.normalize((scores - scores.min()) / spread, dim=1), F.normalize(labels, dim=1)
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #626b5ee8
 def released_hard_losses(
     scores: Tensor,                   # (B, L)
     labels: Tensor,                   # (B, L)
-    per_item: Tensor | None = None,   # (B, L) mask: means over its real clips and no shift; None for the release's own form
+    per_item: Tensor | None = None,   # (B, L) mask: means over real clips, no shift; None for the release's own form
 ) -> tuple[Tensor, Tensor]:           # scalars, on irrelevant and on relevant clips
     "Squared errors of unit curves (the released form of Eqs. 9-10)."
     relevant = labels > 0
@@ -197,7 +198,7 @@ def cosine_loss(
     labels = labels * mask
     return masked_mean(1 - F.cosine_similarity(scores.masked_fill(~mask, 0), labels, dim=1), labels.any(1))
 
-
+# %% ../../nbs/losses/37_highlights.ipynb #6e75a7f9
 def released_cosine_loss(
     scores: Tensor,  # (B, L), padding included
     labels: Tensor,  # (B, L)
