@@ -109,8 +109,8 @@ def verb(name, group, parent=app):
     "Register a function as a verb: its docstring gives the summary and, after a blank line, the examples."
     def register(function):
         summary, _, examples = inspect.cleandoc(function.__doc__).partition("\n\n")
-        place = dict(name=name, group=_groups[group], sort_key=next(_numbers))
-        parent.command(function, help=summary, help_epilogue=examples, **place)
+        parent.command(function, name=name, group=_groups[group], sort_key=next(_numbers),
+                       help=summary, help_epilogue=examples)
         return function
     return register
 
@@ -129,7 +129,7 @@ def _positive(kind, token):
     try: value = kind(token.value)
     except ValueError: value = 0
     wanted = "whole number of at least 1" if kind is int else "number above 0"
-    if not 0 < value < math.inf: raise ValueError(f"'{token.value}' is not a {wanted}.")
+    if not 0 < value < math.inf: raise CycloptsError(msg=f"{token.keyword} {token.value}: is not a {wanted}.")
     return value
 
 
