@@ -129,7 +129,7 @@ def _positive(kind, token):
     try: value = kind(token.value)
     except ValueError: value = 0
     wanted = "whole number of at least 1" if kind is int else "number above 0"
-    if not 0 < value < math.inf: raise CycloptsError(msg=f"{token.keyword} {token.value}: is not a {wanted}.")
+    if not 0 < value < math.inf: raise CycloptsError(msg=f"{token.keyword}: '{token.value}' is not a {wanted}.")
     return value
 
 
@@ -404,8 +404,8 @@ def train_command(
       videolights train recipes/qvhighlights.yaml --out runs/no_fra \\
           --set model.refinement=none --epochs 50
       videolights train recipes/qvhighlights_pt.yaml && \\
-          videolights train recipes/qvhighlights.yaml --out runs/qvhighlights_tuned \\
-          --pretrained runs/qvhighlights_pt
+          videolights train recipes/qvhighlights.yaml \\
+          --pretrained runs/qvhighlights_pt --out runs/qvhighlights_tuned
     """
     short = {"train.epochs": epochs, "train.lr": lr, "train.start": pretrained}
     changes = parse_changes(set_) | {key: value for key, value in short.items() if value is not None}
@@ -599,11 +599,13 @@ def convert_command(
     examples:
       videolights convert model_best.ckpt --out checkpoints/qvhighlights_released
     """
+    from videolights.files import read_json
     from videolights.model.released import convert
     out = out or Path(checkpoint.stem)
     model = convert(checkpoint, out)
-    c, unused = model.config, model.unused
-    sources = ", ".join(f"{s['name']} {s['dim']} ({s['kind']})" for s in model.contract["sources"])
+    c, unused = model.config, getattr(model, "unused")
+    contract = read_json(out / "contract.json")
+    sources = ", ".join(f"{s['name']} {s['dim']} ({s['kind']})" for s in contract["sources"])
     print(f"checkpoint: {out} (video {c.video_dim}, text {c.text_dim}, {c.fusion_layers} Bi-CMF, "
           f"{c.encoder_layers} encoder, {c.decoder_layers} decoder layers)\n"
           f"sources:    {sources} (read off the widths: check them)")
@@ -876,7 +878,8 @@ def report_command(
 
     examples:
       videolights report runs/qvhighlights
-      videolights report runs/qvhighlights --videos qvhighlights/videos --out qvh.html
+      videolights report runs/qvhighlights --videos qvhighlights/videos \\
+          --out qvh.html
     """
     from videolights.explore.report import write_report
     out = out or run / "report.html"
