@@ -33,7 +33,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from . import __version__
+import videolights as vl
 from .config import Config, DataConfig, InputError, ModelConfig, TrainConfig
 
 # %% ../nbs/90_cli.ipynb #212aa699
@@ -92,7 +92,7 @@ def _show_default(value):
 
 
 app = App(
-    name="videolights", version=f"videolights {__version__}", suppress_keyboard_interrupt=False,
+    name="videolights", version=f"videolights {vl.__version__}", suppress_keyboard_interrupt=False,
     help_format="plaintext", help="Find the moments of a video that a sentence describes, and score every clip.",
     default_parameter=Parameter(negative="", consume_multiple=1, allow_repeating=True, show_default=_show_default),
     help_epilogue="start here:\n  videolights demo               everything on toy videos, in minutes\n"
@@ -199,8 +199,7 @@ def toyworld_command(
       videolights toyworld toy
       videolights toyworld tiny --train-videos 8 --val-videos 2
     """
-    from videolights.data.toyworld import make_toyworld
-    data = make_toyworld(folder, train_videos, val_videos, seed=seed)
+    data = vl.make_toyworld(folder, train_videos, val_videos, seed=seed)
     print(f"data set: {data}\nnext:     videolights data check {data}")
 
 # %% ../nbs/90_cli.ipynb #c030b125
@@ -411,9 +410,8 @@ def train_command(
     changes = parse_changes(set_) | {key: value for key, value in short.items() if value is not None}
     config = Config.load(recipe)
     if changes: config = config.with_changes(changes)
-    from videolights.training.loop import train
     out = out or Path("runs", recipe.stem)
-    train(config, out, resume=resume)
+    vl.train(config, out, resume=resume)
     print(f"run:  {out}\nnext: videolights export {out} --out exported/{out.name}")
 
 # %% ../nbs/90_cli.ipynb #39dd7b2d
@@ -501,8 +499,7 @@ class Answers(NamedTuple):
 
     def score(self) -> dict[str, Any]:
         "All metrics; `brief` has the main ones."
-        from videolights.evaluation.reports import evaluate
-        return evaluate(self.predictions, self.truth, protocol=self.protocol, clip_seconds=self.clip_seconds)
+        return vl.evaluate(self.predictions, self.truth, protocol=self.protocol, clip_seconds=self.clip_seconds)
 
 # %% ../nbs/90_cli.ipynb #d05bb73d
 def predict_run(
@@ -511,12 +508,11 @@ def predict_run(
     shuffled=False,  # deal the queries to the wrong videos
 ) -> Answers:
     "Predict a split with a run's best checkpoint."
-    from videolights.model.videolights import load
     from videolights.training.loop import open_split, predict
     config = Config.load(Path(run) / "config.json")
     data, split = DataConfig.load(config.data), split or config.train.eval_split
     dataset = open_split(config.with_changes({"train.shuffle_text": shuffled or config.train.shuffle_text}), split)
-    predictions = predict(load(run), dataset, data, nms=config.train.nms)
+    predictions = predict(vl.load(run), dataset, data, nms=config.train.nms)
     return Answers(predictions, dataset.annotations, data.protocol, data.clip_seconds, split)
 
 # %% ../nbs/90_cli.ipynb #ab5608a5
@@ -526,13 +522,11 @@ def predict_bundle(
     split,   # "" takes val
 ) -> Answers:
     "Predict a split with an exported model, without PyTorch."
-    from videolights.data.store import Dataset
-    from videolights.deploy.runtime import Runtime
     if not data:
         raise InputError(f"{bundle}: to score a bundle, name the data set too, "
                          "for example recipes/data/qvhighlights.yaml")
-    runtime, data, split = Runtime.load(bundle), DataConfig.load(data), split or "val"
-    dataset = Dataset(data, split)
+    runtime, data, split = vl.Runtime.load(bundle), DataConfig.load(data), split or "val"
+    dataset = vl.Dataset(data, split)
     return Answers(runtime.predict_dataset(dataset), dataset.annotations, data.protocol, data.clip_seconds, split)
 
 # %% ../nbs/90_cli.ipynb #0b75ba88
@@ -639,10 +633,8 @@ def export_command(
     from videolights.files import read_json
     folder = out or Path("exported", Path(source).resolve().name)
     if is_encoder(source): return _export_weights(source, folder)
-    from videolights.deploy.export import export_onnx
-    from videolights.model.videolights import load
     scored_on = validation_split(source, data, split) if precision or data else None   # before a minute of tracing
-    export_onnx(load(source), folder, metrics=metrics_of(source), encoder=encoder)
+    vl.export_onnx(vl.load(source), folder, metrics=metrics_of(source), encoder=encoder)
     parity = read_json(folder / "parity.json")
     print(f"bundle: {folder} ({size_mib(folder):.1f} MiB)\n"
           f"parity: within {parity['worst']:.1e} of PyTorch over {len(parity['cases'])} shapes and paddings")
@@ -670,15 +662,14 @@ def validation_split(
     split="",           # of the data set; "" takes val, or the one the run was evaluated on
 ):                      # (Dataset, name of its split)
     "The split that precisions are scored on."
-    from videolights.data.store import Dataset
-    if data: return Dataset(DataConfig.load(data), split or "val"), split or "val"
+    if data: return vl.Dataset(DataConfig.load(data), split or "val"), split or "val"
     path = Path(source, "config.json")
     try: config = Config.load(path)
     except InputError:
         raise InputError(f"{path}: names no data set, and precisions are scored on one; "
                          "name it with --data DATA.yaml") from None
     split = split or config.train.eval_split
-    return Dataset(DataConfig.load(config.data).using(config.sources), split), split
+    return vl.Dataset(DataConfig.load(config.data).using(config.sources), split), split
 
 # %% ../nbs/90_cli.ipynb #7cfe4fef
 def metrics_of(run):
@@ -803,11 +794,10 @@ def predict_command(
       videolights predict exported/toyworld pairs.jsonl --out found.jsonl
     """
     from videolights.deploy.bulk import is_list
-    from videolights.deploy.runtime import Runtime
     many = Path(source).is_dir() or is_list(source)
     if many and (json or cuts.render):
         raise InputError(f"{source}: --json and --render are for one video; the answers about many go to --out")
-    runtime = Runtime.load(bundle, **opening.options())
+    runtime = vl.Runtime.load(bundle, **opening.options())
     if many: rows, failed = _predict_many(runtime, source, queries, out or Path("predictions.jsonl"), opening.precision)
     else: rows, failed = _predict_one(runtime, source, queries, cuts.top, json, out), 0
     cuts.write(rows, source, silent=json)
@@ -940,7 +930,7 @@ def demo_folder(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir(): raise InputError(f"{folder}: is a file; name a folder with --out")
     if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
         raise InputError(f"{folder}: holds files that are not the demo's; choose another folder with --out")
-    write_json(mark, {"made_by": f"videolights {__version__} demo"})
+    write_json(mark, {"made_by": f"videolights {vl.__version__} demo"})
     return folder
 
 # %% ../nbs/90_cli.ipynb #5f80eedc
@@ -957,23 +947,20 @@ def demo_command(
     """
     out, step = demo_folder(out), Steps(6)
     from videolights.data.store import pack
-    from videolights.data.toyworld import make_toyworld
-    from videolights.deploy.runtime import Runtime
     from videolights.explore.report import write_report
-    from videolights.training.loop import train
     step("drawing toy videos, encoding their clips and their queries")
-    data = make_toyworld(out / "toyworld")
+    data = vl.make_toyworld(out / "toyworld")
     step("packing the features into one store")
     pack(DataConfig.load(data))
     step("training")
     shutil.rmtree(out / "run", ignore_errors=True)   # of an earlier demo
-    train(demo_config(Path(data)), out / "run")
+    vl.train(demo_config(Path(data)), out / "run")
     step("scoring the best checkpoint, beside the same model with each query dealt to a wrong video")
     answers, floor = _demo_scores(out)
     step("exporting to ONNX, and predicting without PyTorch")
     export_command(str(out / "run"), out=out / "bundle")
     query, video = answers.truth[0]["query"], out / "toyworld" / "videos" / f"{answers.truth[0]['vid']}.mp4"
-    _predict_one(Runtime.load(out / "bundle"), video, [query], top=3)
+    _predict_one(vl.Runtime.load(out / "bundle"), video, [query], top=3)
     step("writing the report")
     write_report(out / "report.html", out / "run", floors=[{"name": "queries dealt to wrong videos", **floor}])
     print(farewell(out, video, query, time.time() - step.start))
