@@ -26,6 +26,7 @@ import time
 import traceback
 from dataclasses import dataclass, is_dataclass, replace
 from functools import cache
+from importlib.util import find_spec
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -470,9 +471,9 @@ def draw_table(
     folder: Path,  # of the figures
 ):                 # their paths; none where plotly is not installed
     "One page for each metric of a grid: every seed of every row."
+    if not find_spec("plotly"): return []
+    from videolights.explore.figures import ablation_figure, save_figure
     from videolights.training.grids import slug
-    try: from videolights.explore.figures import ablation_figure, save_figure
-    except ImportError: return []
     folder.mkdir(parents=True, exist_ok=True)
     return [save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html") for metric in table["metrics"]]
 
@@ -482,9 +483,9 @@ def _draw_search(
     folder: Path,  # of the figure
 ):                 # its path; None where plotly is not installed
     "A page with every trial of a search."
+    if not find_spec("plotly"): return None
+    from videolights.explore.figures import save_figure, template
     from videolights.training.search import tuning_figure
-    try: from videolights.explore.figures import save_figure, template
-    except ImportError: return None
     folder.mkdir(parents=True, exist_ok=True)
     return save_figure(tuning_figure(found).update_layout(template=template()), folder / "trials.html")
 
@@ -818,14 +819,14 @@ def _predict_one(runtime, source, queries, top=5, as_json=False, out=None):
 # %% ../nbs/90_cli.ipynb #42992da8
 def _predict_many(runtime, source, queries, out, precision):
     "Answer about many videos into a file; (the rows of these videos, how many videos failed)."
-    from videolights.deploy.bulk import Pair, beside, find_pairs, predict_many, read_answers
+    from videolights.deploy.bulk import Pair, find_pairs, predict_many, read_answers
     folder, pairs = find_pairs(source, queries)
     print(f"writing to {out}; after a stop, the same command goes on")
     settings = {"precision": precision if precision != "fp32" else None, "weights": runtime.weights}
     given = {name: value for name, value in settings.items() if value}
     tally, wanted = predict_many(runtime, source, queries, out, settings=given), set(pairs)
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
-    if tally.failed: print(f"videos that failed: {tally.failed}, see {beside(out, '.failures.jsonl')}")
+    if tally.failed: print(f"videos that failed: {tally.failed}, see {out}.failures.jsonl")
     rows = [row for row in read_answers(out) if Pair(row["video"], row["query"], row.get("qid")) in wanted]
     return [{**row, "video": str(folder / row["video"])} for row in rows], tally.failed
 
