@@ -474,7 +474,6 @@ def draw_table(
     if not find_spec("plotly"): return []
     from videolights.explore.figures import ablation_figure, save_figure
     from videolights.training.grids import slug
-    folder.mkdir(parents=True, exist_ok=True)
     return [save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html") for metric in table["metrics"]]
 
 # %% ../nbs/90_cli.ipynb #69c1a4cb
@@ -486,7 +485,6 @@ def _draw_search(
     if not find_spec("plotly"): return None
     from videolights.explore.figures import save_figure, template
     from videolights.training.search import tuning_figure
-    folder.mkdir(parents=True, exist_ok=True)
     return save_figure(tuning_figure(found).update_layout(template=template()), folder / "trials.html")
 
 # %% ../nbs/90_cli.ipynb #40d80936
@@ -511,9 +509,14 @@ def predict_run(
     "Predict a split with a run's best checkpoint."
     from videolights.training.loop import open_split, predict
     config = Config.load(Path(run) / "config.json")
-    data, split = DataConfig.load(config.data), split or config.train.eval_split
+    split = split or config.train.eval_split
     dataset = open_split(config.with_changes({"train.shuffle_text": shuffled or config.train.shuffle_text}), split)
-    predictions = predict(vl.load(run), dataset, data, nms=config.train.nms)
+    predictions = predict(vl.load(run), dataset, dataset.data, nms=config.train.nms)
+    return _answers(predictions, dataset, split)
+
+
+def _answers(predictions, dataset, split):
+    data = dataset.data
     return Answers(predictions, dataset.annotations, data.protocol, data.clip_seconds, split)
 
 # %% ../nbs/90_cli.ipynb #ab5608a5
@@ -526,9 +529,8 @@ def predict_bundle(
     if not data:
         raise InputError(f"{bundle}: to score a bundle, name the data set too, "
                          "for example recipes/data/qvhighlights.yaml")
-    runtime, data, split = vl.Runtime.load(bundle), DataConfig.load(data), split or "val"
-    dataset = vl.Dataset(data, split)
-    return Answers(runtime.predict_dataset(dataset), dataset.annotations, data.protocol, data.clip_seconds, split)
+    runtime, dataset = vl.Runtime.load(bundle), vl.Dataset(data, split or "val")
+    return _answers(runtime.predict_dataset(dataset), dataset, dataset.split)
 
 # %% ../nbs/90_cli.ipynb #0b75ba88
 def read_scored(predictions, truth, protocol, clip_seconds) -> Answers:
@@ -663,14 +665,14 @@ def validation_split(
     split="",           # of the data set; "" takes val, or the one the run was evaluated on
 ):                      # (Dataset, name of its split)
     "The split that precisions are scored on."
-    if data: return vl.Dataset(DataConfig.load(data), split or "val"), split or "val"
+    if data: return vl.Dataset(data, split or "val"), split or "val"
     path = Path(source, "config.json")
     try: config = Config.load(path)
     except InputError:
         raise InputError(f"{path}: names no data set, and precisions are scored on one; "
                          "name it with --data DATA.yaml") from None
     split = split or config.train.eval_split
-    return vl.Dataset(DataConfig.load(config.data).using(config.sources), split), split
+    return vl.Dataset(config.data, split, sources=config.sources), split
 
 # %% ../nbs/90_cli.ipynb #7cfe4fef
 def metrics_of(run):
