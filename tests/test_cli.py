@@ -191,6 +191,13 @@ def test_values_of_lists(made):
     assert given("train x.yaml --epochs 1 --epochs 2")["epochs"] == 2
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of a POSIX shell")
+def test_reader_may_leave():
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m videolights --help | head -1; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["Usage: videolights COMMAND", "0"]
+    assert done.stderr == ""
+
+
 def test_help_loads_no_arrays():
     code = "import sys; from videolights.cli import main; main(['--help']); print(sorted({'numpy', 'torch', 'markdown_it'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1004,6 +1004,9 @@ def main(
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # whoever read our output has seen enough
         return 0
+    except SystemExit as e:
+        if isinstance(e.__context__, BrokenPipeError): return 0   # the same, while help was printed
+        raise
     except (Exception, KeyboardInterrupt) as e:
         if debug: traceback.print_exc()
         line, code = explain(e, resume_command(words))
