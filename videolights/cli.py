@@ -8,9 +8,9 @@ __all__ = ['EXTRAS', 'app', 'Count', 'Counts', 'Amount', 'Many', 'File', 'Protoc
            'parse_weights', 'WorkOptions', 'extract_command', 'synthesize_command', 'parse_changes', 'train_command',
            'ablate_command', 'tune_command', 'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored',
            'evaluate_command', 'convert_command', 'export_command', 'validation_split', 'metrics_of',
-           'benchmark_command', 'BundleOptions', 'clock', 'describe', 'CutOptions', 'predict_command', 'serve_command',
-           'report_command', 'explore_command', 'demo_config', 'Steps', 'demo_folder', 'demo_command', 'farewell',
-           'main', 'resume_command']
+           'benchmark_command', 'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command',
+           'serve_command', 'report_command', 'explore_command', 'demo_config', 'DemoSteps', 'demo_folder',
+           'demo_command', 'farewell', 'main', 'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import errno
@@ -736,7 +736,7 @@ def clock(seconds):
     return f"{int(seconds // 60)}:{seconds % 60:04.1f}"
 
 
-def describe(
+def answer_table(
     prediction,  # of one query
     top=5,       # rows to show
 ) -> str:
@@ -813,7 +813,7 @@ def _predict_one(runtime, source, queries, top=5, as_json=False, out=None):
     from videolights.files import write_jsonl
     predictions = runtime.predict_video(source, [pair.query for pair in find_pairs(source, queries)[1]])
     for found in predictions:
-        print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else describe(found, top))
+        print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else answer_table(found, top))
     rows = [{"video": str(source), **found.to_dict()} for found in predictions]
     if out: write_jsonl(out, rows)
     return rows
@@ -917,7 +917,7 @@ def demo_config(
                   train=TrainConfig(epochs=40, batch_size=32, lr=1e-3, schedule="cosine"))
 
 # %% ../nbs/90_cli.ipynb #0be30432
-class Steps:
+class DemoSteps:
     "Announces the steps of a long command and times them."
     def __init__(self, count): self.count, self.number, self.start = count, 0, time.time()
 
@@ -948,7 +948,7 @@ def demo_command(
       videolights demo
       videolights demo --out /tmp/demo
     """
-    out, step = demo_folder(out), Steps(6)
+    out, step = demo_folder(out), DemoSteps(6)
     from videolights.data.store import pack
     from videolights.explore.report import write_report
     step("drawing toy videos, encoding their clips and their queries")
