@@ -93,7 +93,7 @@ class Features:
         return self._read("video", {"vid": vid})
 
     def text(self, item: Any) -> np.ndarray:
-        "Features of a query's words, (N, text_dim) float32; `item` is a row of the annotations, or a query id (TVSum: its video's)."
+        "Features of a query's words, (N, text_dim) float32; `item` is a row of the annotations or a query id."
         return self._read("text", item if isinstance(item, dict) else {"qid": item, "vid": item})
 
     def video_length(self, vid: str) -> int:
