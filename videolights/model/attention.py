@@ -120,8 +120,7 @@ def sine_features(
     dim: int,          # even
 ) -> Tensor:           # (..., dim), sine and cosine interleaved
     "Sinusoidal features of a position, temperature 10000."
-    frequency = 10000 ** -(torch.arange(0, dim, 2, device=position.device) / dim)
-    angle = position[..., None] * frequency
+    angle = position[..., None] * 10000 ** -(torch.arange(0, dim, 2, device=position.device) / dim)
     return torch.stack((angle.sin(), angle.cos()), -1).flatten(-2)
 
 # %% ../../nbs/model/20_attention.ipynb #738229e0

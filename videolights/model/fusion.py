@@ -6,8 +6,6 @@
 __all__ = ['FUSIONS', 'Residual', 'CrossAttention', 'UniFusion', 'BiFusion', 'QueryFusion', 'ReleasedFusion', 'Fusion']
 
 # %% ../../nbs/model/23_fusion.ipynb #ff90d00e
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
@@ -150,8 +148,10 @@ class Fusion(nn.Module):
     def __init__(self, kind: str, dim: int, heads: int, feedforward: int, layers: int, words: int, dropout: float,
                  **switches: bool):       # fusion_residual and fusion_self, which "bi" alone has
         super().__init__()
-        make = partial(BiFusion, **switches) if kind == "bi" else FUSIONS.get(kind)
-        self.layers = nn.ModuleList([make(dim, heads, feedforward, dropout) for _ in range(layers)] if make else [])
+        make = FUSIONS.get(kind)
+        if kind != "bi": switches = {}
+        self.layers = nn.ModuleList(
+            [make(dim, heads, feedforward, dropout, **switches) for _ in range(layers)] if make else [])
         self.position = nn.Parameter(0.02 * torch.randn(words, dim)) if kind in ("bi", "uni") else None
 
     def forward(

@@ -114,8 +114,8 @@ class QueryGuidedRefinement(nn.Module):
         text_mask: Tensor,   # (B, N) bool
     ) -> Tensor:             # (B, L, d) refined clips
         v, t = self.drop(video), self.drop(text)
-        scores = self.clip_score(v) + self.word_score(t).transpose(1, 2)
-        scores = scores + (v * self.pair_scale) @ t.transpose(1, 2)                                # (B, L, N)
+        pairs = (v * self.pair_scale) @ t.transpose(1, 2)                                # (B, L, N)
+        scores = self.clip_score(v) + self.word_score(t).transpose(1, 2) + pairs
         words = scores.masked_fill(~text_mask[:, None], MASKED).softmax(2)
         clips = scores.masked_fill(~video_mask[..., None], MASKED).softmax(1)
         read, back = words @ text, words @ (clips.transpose(1, 2) @ video)

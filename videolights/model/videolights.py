@@ -112,8 +112,8 @@ class Stages(Parts):
 
     def project(self, features: Stage, masks: Stage) -> Stage:
         "Clips (B, L, dv + 2) with TEF and words (B, N, dt) at the model's width."
-        video = self.video_projection(features.video, masks.video)
-        return Stage(video, self.text_projection(features.text, masks.text))
+        return Stage(self.video_projection(features.video, masks.video),
+                     self.text_projection(features.text, masks.text))
 
     def refine(self, projected: Stage, masks: Stage) -> Stage:
         "Refined clips (B, L, d) beside the projected words."
@@ -139,12 +139,8 @@ class Stages(Parts):
         if self.config.encoder == "joint": text = encoded[:, video.shape[1]:]
         return Stage(video, text), self.saliency(video, token)
 
-    def contextualize(
-        self,
-        refined: Stage,      # refined clips and projected words
-        masks: Stage,
-    ) -> tuple[dict, Tensor, Tensor]:  # stages by name, saliency (B, L), clip positions (B, L, d)
-        "Fusion, encoder and saliency."
+    def contextualize(self, refined: Stage, masks: Stage) -> tuple[dict, Tensor, Tensor]:
+        "Fusion and encoder: stages by name, saliency (B, L) and clip positions (B, L, d)."
         position = clip_positions(masks.video, self.config.dim)
         video, text, t2v, read = self.fusion(refined.video, position, masks.video, refined.text, masks.text)
         fused = Stage(video, text)
