@@ -11,7 +11,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'vide
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from videolights.config import InputError  # noqa: E402
-from videolights.data import cluster  # noqa: E402
+from videolights.encoders import cluster  # noqa: E402
 from videolights.encoders.captioners import get_captioner  # noqa: E402
 from videolights.encoders.extraction import FAILURES, extract, open_encoders  # noqa: E402
 from videolights.encoders.synthesis import Recipe, synthesize  # noqa: E402

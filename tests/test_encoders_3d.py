@@ -10,7 +10,7 @@ from videolights.config import InputError
 from videolights.encoders.i3d import I3D, I3DEncoder
 from videolights.encoders.networks import read_weights
 from videolights.features.protocol import encode_file, get_encoder
-from videolights.encoders.slowfast import SlowFast, SlowFastEncoder, load_slowfast, our_name
+from videolights.encoders.slowfast import SlowFast, SlowFastEncoder, load_slowfast, pyslowfast_name
 
 
 def norm(name, channels): return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
@@ -39,7 +39,7 @@ def published_slowfast():
 def test_slowfast_is_the_published_network():
     with torch.device("meta"): network = SlowFast(classes=400)
     ours = {name: tuple(v.shape) for name, v in network.state_dict().items() if "tracked" not in name}
-    assert {our_name(name): shape for name, shape in published_slowfast().items()} == ours
+    assert {pyslowfast_name(name): shape for name, shape in published_slowfast().items()} == ours
     assert sum(p.numel() for p in network.parameters()) == 34_566_488
 
 
@@ -91,7 +91,7 @@ SMALL = dict(width=8, depths=(1, 2, 1, 1))
 
 def test_slowfast_weights_by_pytorchvideo_names(tmp_path):
     network = filled(SlowFast(**SMALL, classes=3))
-    names = {our_name(name): name for name in published_slowfast()}
+    names = {pyslowfast_name(name): name for name in published_slowfast()}
     torch.save({"model_state": {names[n]: v for n, v in network.state_dict().items() if n in names}}, tmp_path / "SLOWFAST_8x8_R50.pyth")
     x = torch.randn(2, 3, 8, 16, 16)
     with torch.inference_mode(): assert torch.equal(load_slowfast(tmp_path / "SLOWFAST_8x8_R50.pyth", SlowFast(**SMALL))(x), network(x))

@@ -8,7 +8,7 @@ from videolights.cli import main
 from videolights.config import Config, DataConfig, InputError
 from videolights.encoders import synthesis
 from videolights.data.annotations import read_annotations
-from videolights.encoders.captioners import get_captioner, get_matcher, random_captioner
+from videolights.encoders.captioners import get_captioner, get_matcher
 from videolights.encoders.extraction import find_videos, open_encoders
 from videolights.data.store import Dataset, check
 from videolights.encoders.synthesis import Recipe, choose_videos, synthesize, to_queries
@@ -117,7 +117,7 @@ def test_real_splits_do_not_leak(realdata):
 
 def test_tiny_blip2_end_to_end(videos, tmp_path):
     pytest.importorskip("transformers")
-    from videolights.encoders.blip2 import random_blip2
+    from videolights.encoders.blip2 import random_blip2, random_captioner
     weights, heads = random_captioner(tmp_path / "captioner"), random_blip2(tmp_path / "heads")
     out = {}
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
