@@ -16,7 +16,7 @@ from videolights.deploy.bundle import open_bundle
 from videolights.config import InputError
 from videolights.encoders.clip import ClipEncoder, random_clip
 from videolights.deploy.exported import ENCODER, HASHED, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
-from videolights.features.protocol import Encoder, encode_file, get_encoder
+from videolights.features.protocol import FeatureEncoder, encode_file, get_encoder
 from videolights.features.video import read_clips
 
 QUERIES = ["a dog runs", "THE  Ball isn't\tred?!", "una niña corre 3½ km", "狗在跑 🐕 e\u0301", "Ελλάδα <|endoftext|> dog", "runs " * 300]
@@ -66,7 +66,7 @@ def test_onnx_frames_equal_torch(encoder, bundle, size):
 @pytest.mark.parametrize("batch", [1, 4, 32])
 def test_onnx_pipeline_equals_torch(encoder, bundle, video, batch):
     exported = ExportedEncoder(bundle, threads=1, batch=batch)
-    assert isinstance(exported, Encoder) and exported.facts == encoder.facts
+    assert isinstance(exported, FeatureEncoder) and exported.facts == encoder.facts
     for seconds, rows in ((2, 4), (1, 7)):
         found = encode_file(exported, video, seconds)
         assert found.shape == (rows, 96) and found.dtype == np.float32 and close(found, encode_file(encoder, video, seconds))

@@ -67,7 +67,7 @@ def measure_runtime(
 def measure_torch(config, contract, batch, clips, words, threads=None, seconds=1.0):
     "The model in torch on the same inputs."
     import torch
-    from videolights.data.batches import append_tef, pad
+    from videolights.data.batches import append_tef, pad_tensors
     from videolights.model.videolights import VideoLights
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
@@ -75,8 +75,8 @@ def measure_torch(config, contract, batch, clips, words, threads=None, seconds=1
 
     @torch.inference_mode()
     def call():
-        video, video_mask = pad(videos)
-        return [x.numpy() for x in model(append_tef(video, video_mask), video_mask, *pad(texts))]
+        video, video_mask = pad_tensors(videos)
+        return [x.numpy() for x in model(append_tef(video, video_mask), video_mask, *pad_tensors(texts))]
     try: return summary(latencies(call, seconds), batch)
     finally: torch.set_num_threads(before)
 

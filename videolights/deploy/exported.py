@@ -105,7 +105,7 @@ def open_encoder(
     providers="cpu",  # where an exported encoder runs, see `ExportedEncoder`
     threads=None,
     places={},        # {name: file, folder or hub id of the weights} of encoders that the contract names
-):                    # an Encoder
+):                    # a FeatureEncoder
     "The encoder that made a model's features: the bundle's own, else the one that its contract names."
     name, path = contract["encoder"], Path(folder, "encoder")
     if not name:
