@@ -197,6 +197,7 @@ def export_onnx(
     folder, contract = Path(folder), _contract_of(model, contract)
     BUNDLE.check_target(folder)
     graph = Graph(copy.deepcopy(model).cpu().float().eval(), contract["clip_seconds"])
+    config = graph.model.config
     details = dict(opset=OPSET, versions=versions("torch", "onnx"), metrics=metrics or {})
     with atomic_path(folder) as draft:
         draft.mkdir()
@@ -204,8 +205,8 @@ def export_onnx(
         trace_onnx(graph, {**contract, **details}, draft / MODEL)
         parity = _parity(graph, draft / MODEL, folder) if check else dict(tolerance=PARITY_TOLERANCE, worst=None, cases=[])
         write_json(draft / PARITY, parity)
-        write_json(draft / CONFIG, asdict(model.config))
-        write_text(draft / README, bundle_readme(folder.name, contract, model.config.slots, parity, metrics))
+        write_json(draft / CONFIG, asdict(config))
+        write_text(draft / README, bundle_readme(folder.name, contract, config.slots, parity, metrics))
         seal(draft, contract, **details)
     return folder
 

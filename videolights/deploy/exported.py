@@ -10,11 +10,12 @@ __all__ = ['VIDEO', 'TEXT', 'TOKENIZER', 'DESCRIPTION', 'ENCODER_FILES', 'ENCODE
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from .bundle import ENCODER, PARITY, README, SealedFolder
 from ..config import InputError
 from ..features.frames import FACTS, FrameEncoder
-from ..features.protocol import get_encoder
+from ..features.protocol import FeatureEncoder, get_encoder
 from ..files import read_json
 from .sessions import open_session
 
@@ -83,13 +84,15 @@ def open_encoder(
     providers="cpu",  # where an exported encoder runs, see `ExportedEncoder`
     threads=None,
     places={},        # {name: file, folder or hub id of the weights} of encoders that the contract names
-):                    # a FeatureEncoder
+) -> FeatureEncoder:
     "The encoder that made a model's features: the bundle's own, else the one that its contract names."
     name, path = contract["encoder"], Path(folder, ENCODER)
-    if not name: raise InputError(f"{folder}: its contract names no encoder, so it answers from ready features only; use `predict` with features")
+    if not name:
+        sources = ", ".join(source["name"] for source in contract["sources"])
+        raise InputError(f"{folder}: its features ({sources}) come from other encoders, so it cannot read videos; use those and call `predict`")
     packed = path.is_dir()
     if places and packed: raise InputError(f"{path}: the bundle brings its encoder, weights of another one have no use; leave them out")
-    encoder = ExportedEncoder(path, providers, threads) if packed else _installed(name, path, places)
+    encoder: Any = ExportedEncoder(path, providers, threads) if packed else _installed(name, path, places)
     if encoder.name != name: raise InputError(f"{path}: is the encoder '{encoder.name}', the model was trained with '{name}'; put that one there")
     for kind in ("video", "text"):
         found, wanted = getattr(encoder, f"{kind}_dim"), contract[f"{kind}_dim"]
