@@ -18,7 +18,7 @@ import numpy as np
 
 from ..config import InputError
 from ..files import atomic_path
-from ..features.video import _frame_rate, _open, _turns, probe
+from ..features.video import frame_rate as _frame_rate, open_video as _open, probe, quarter_turns as _turns
 
 # %% ../../nbs/deploy/62_reel.ipynb #9c280b80
 @dataclass(frozen=True)
