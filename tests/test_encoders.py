@@ -15,7 +15,7 @@ from tiny_bundle import tiny_bundle
 from videolights.deploy.bundle import open_bundle
 from videolights.config import InputError
 from videolights.encoders.clip import ClipEncoder, random_clip
-from videolights.deploy.exported import ENCODER, HASHED, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
+from videolights.deploy.exported import DESCRIPTION, ENCODER_FILES, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
 from videolights.features.protocol import FeatureEncoder, encode_file, get_encoder
 from videolights.features.video import read_clips
 
@@ -54,7 +54,7 @@ def model_bundle(bundle, tmp_path_factory):
     return folder
 
 
-def close(a, b): return a.shape == b.shape and np.abs(a - b).max() < 1e-4
+def close(a, b): return a.shape == b.shape and np.abs(a - b).max() < 1e-4    # single precision, sums of some hundred products of numbers around one
 
 
 @pytest.mark.parametrize("size", [(1, 32, 32), (5, 270, 480), (33, 101, 37), (2, 20, 24)], ids=str)
@@ -155,11 +155,11 @@ def test_the_models_encoder_must_fit(model_bundle, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"videolights\[encoders\]"): open_encoder(contract, tmp_path)
 
 
-@pytest.mark.parametrize("name", [*HASHED, ENCODER])
+@pytest.mark.parametrize("name", [*ENCODER_FILES, DESCRIPTION])
 def test_a_changed_encoder_is_refused(bundle, tmp_path, name):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     content = (copy / name).read_bytes()
-    changed = content.replace(b'"text_dim": 64', b'"text_dim": 65') if name == ENCODER else content[:-1] + bytes([content[-1] ^ 1])
+    changed = content.replace(b'"text_dim": 64', b'"text_dim": 65') if name == DESCRIPTION else content[:-1] + bytes([content[-1] ^ 1])
     (copy / name).write_bytes(changed)
     with pytest.raises(InputError) as told: ExportedEncoder(copy)
     assert str(copy) in str(told.value) and "\n" not in str(told.value)
@@ -168,7 +168,7 @@ def test_a_changed_encoder_is_refused(bundle, tmp_path, name):
 
 
 def test_an_export_that_fails_keeps_the_earlier_one(encoder, bundle, monkeypatch):
-    before = (bundle / ENCODER).read_bytes()
+    before = (bundle / DESCRIPTION).read_bytes()
     def copied(encoder, folder):
         for name in (VIDEO, TEXT): shutil.copy(bundle / name, folder)
     monkeypatch.setattr(export, "save_graphs", copied)
@@ -178,11 +178,11 @@ def test_an_export_that_fails_keeps_the_earlier_one(encoder, bundle, monkeypatch
     monkeypatch.setattr(export, "save_graphs", stopped)
     with pytest.raises(KeyboardInterrupt): export.export_encoder(encoder, bundle)
     shutil.rmtree(bundle.parent / "other")
-    assert (bundle / ENCODER).read_bytes() == before and [p.name for p in bundle.parent.iterdir()] == ["clip"]
+    assert (bundle / DESCRIPTION).read_bytes() == before and [p.name for p in bundle.parent.iterdir()] == ["clip"]
 
 
 def test_bundle_tells_what_it_is(bundle, monkeypatch):
-    described, parity = json.loads((bundle / ENCODER).read_text()), json.loads((bundle / "parity.json").read_text())
+    described, parity = json.loads((bundle / DESCRIPTION).read_text()), json.loads((bundle / "parity.json").read_text())
     assert described["licence"] == "MIT (openai/CLIP)" and described["weights"] == "small" and described["preprocessing"]["crop"] == 32
     assert parity["worst"] < 1e-4 and len(parity["cases"]) == len(export.VIDEOS) + len(export.SENTENCES)
     for name in (VIDEO, TEXT): assert str(bundle.parent.parent).encode() not in (bundle / name).read_bytes()

@@ -52,8 +52,9 @@ def zoo(tmp_path_factory):
     noise = bytearray((folder / "good.mp4").read_bytes()); noise[100:-900] = np.random.default_rng(0).bytes(len(noise) - 1000)
     (folder / "corrupt.mp4").write_bytes(noise)
     (folder / "zero.mp4").touch()
-    (folder / "notes.txt").write_text("not a video\n" * 100)
-    (folder / "good.json").write_text("{}")
+    (folder / "notes.mkv").write_text("not a video\n" * 100)
+    (folder / "notes.txt").write_text("not a video\n" * 100); (folder / "good.json").write_text("{}")      # passed over, by their endings
+    shutil.copy(folder / "good.mp4", folder / "sub" / "good.mp4")
     (folder / ".hidden.mp4").touch()
     with av.open(str(folder / "empty.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=8); stream.height, stream.width, stream.pix_fmt = 32, 40, "yuv420p"
@@ -65,8 +66,8 @@ def zoo(tmp_path_factory):
     return folder
 
 
-BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.txt": "no moving pictures",
-       "good.json": "shares its name with good.mp4", "sound.mp4": "no moving pictures"}
+BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.mkv": "no moving pictures",
+       "good.mp4": "shares its name with good.mp4", "sound.mp4": "no moving pictures"}
 
 
 def three_hours(path):
@@ -234,7 +235,7 @@ def test_bad_input_is_one_line(zoo, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "slash.jsonl").write_text('{"qid": "../1", "query": "a dog", "vid": "good"}\n')
     out = ("--out", tmp_path / "out")
-    cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no files"),
+    cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no videos"),
              ((zoo, "--sources", "bultin", *out), "no encoder is called 'bultin'"), ((zoo, "--sources", ",", *out), "names no encoder"),
              ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "positive number"),
              ((zoo, "--sources", "builtin", "--weights", "clip", *out), "expected source=place"), ((zoo, "--sources", "builtin", "--weights", "clip=x", *out), "is not among the sources"),

@@ -9,7 +9,7 @@ from videolights.config import Config, DataConfig, InputError
 from videolights.encoders import synthesis
 from videolights.data.annotations import read_annotations
 from videolights.encoders.captioners import get_captioner, get_matcher
-from videolights.encoders.extraction import find_videos, open_encoders
+from videolights.encoders.extraction import open_encoders, videos_by_id
 from videolights.data.store import Dataset, check
 from videolights.encoders.synthesis import Recipe, choose_videos, synthesize, to_queries
 from videolights.files import read_json, read_jsonl, write_jsonl
@@ -34,7 +34,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     for i, (name, seconds) in enumerate({"a.mp4": 34, "zwei größere.mp4": 20, "short.mp4": 6, "sub/c.mp4": 47}.items()):
         (folder / name).parent.mkdir(exist_ok=True); film(folder / name, seconds, i)
-    (folder / "empty.mp4").touch(); (folder / "letter.txt").write_text("Dear editor,\n" * 50)
+    (folder / "empty.mp4").touch(); (folder / "letter.avi").write_text("Dear editor,\n" * 50); (folder / "letter.txt").write_text("Dear editor,\n" * 50)
     (folder / "half.mp4").write_bytes((folder / "a.mp4").read_bytes()[:1500])
     return folder
 
@@ -50,7 +50,7 @@ def test_a_harsh_folder_becomes_a_data_set(videos, stand_in, tmp_path):
     out = tmp_path / "out"
     result = synthesize(videos, stand_in, stand_in, out, encoders=open_encoders(["builtin"]), progress=False)
     assert set(result["failed"]) == {"empty", "half", "letter"} and result["captioned"] == 4
-    assert {row["video"].rpartition("/")[2] for row in read_jsonl(out / "caption_failures.jsonl")} == {"empty.mp4", "half.mp4", "letter.txt"}
+    assert {row["video"].rpartition("/")[2] for row in read_jsonl(out / "caption_failures.jsonl")} == {"empty.mp4", "half.mp4", "letter.avi"}
     data = DataConfig.load(result["data"])
     assert check(data, progress=False) == [] and read_annotations(data.path(data.splits["train"]), clip_seconds=2) == result["rows"]
     assert {row["vid"] for row in result["rows"]} == {"a", "zwei größere", "c"}                      # six seconds make no interval
@@ -102,7 +102,7 @@ def test_held_out_videos_never_get_in(videos, stand_in, tmp_path):
         synthesize(videos, stand_in, stand_in, tmp_path / "out", held_out=[held], progress=False)
     assert not (tmp_path / "out").exists()                                                           # before anything is done
     (tmp_path / "charades_test.txt").write_text("a 0.0 3.0##a person sits.\n")
-    with pytest.raises(InputError, match="video 'a' is held out"): choose_videos(find_videos(videos)[0], held_out=[tmp_path / "charades_test.txt"])
+    with pytest.raises(InputError, match="video 'a' is held out"): choose_videos(videos_by_id(videos)[0], held_out=[tmp_path / "charades_test.txt"])
     with pytest.raises(InputError, match="none of its videos"): choose_videos({"z": None}, only=[held])
 
 
