@@ -9,45 +9,22 @@ __all__ = ['BLIP2_HUB', 'default_blip2', 'CAPTION_HUB', 'random_blip2', 'load_bl
 # %% ../../nbs/encoders/79_blip2.ipynb #1884ab7a
 import re
 
-import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import (AutoTokenizer, BertTokenizerFast, Blip2Config, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval,
-                          PreTrainedTokenizerFast, set_seed)
+from transformers import AutoTokenizer, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval, set_seed
 
 from ..config import InputError
 from .clip import to_pixels
-from .networks import OnDevice, load_whole, loading, quiet, weights_folder
+from .networks import OnDevice, load_whole, loading, random_model, weights_folder
 from ..features.frames import FrameEncoder
 
 # %% ../../nbs/encoders/79_blip2.ipynb #4de70fbb
-def _tiny(size, qformer, **options):
-    "The configuration of a BLIP-2 of two layers."
-    layers = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
-    vision = dict(hidden_size=16, image_size=size, patch_size=14, initializer_range=0.5, **layers)    # its default of 1e-10 would see every picture alike
-    return Blip2Config(vision_config=vision, qformer_config=dict(encoder_hidden_size=16, **layers, **qformer), **options)
-
-
 def random_blip2(
     folder,     # to write
-    width=24,   # of the Q-Former's rows
-    queries=4,  # learned queries
-    size=28,    # pixels that it sees, square
     seed=2018,
 ):              # the folder
     "Save a BLIP-2 of two layers and random weights with a tokenizer that knows letters and three words."
-    torch.manual_seed(seed)
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789'"
-    known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{x}" for x in letters), "dog", "ball", "runs"]
-    qformer = dict(vocab_size=len(known), hidden_size=width, use_qformer_text_input=True)
-    with quiet():
-        model = Blip2ForImageTextRetrieval(_tiny(size, qformer, num_query_tokens=queries, image_text_hidden_size=8))
-        model.query_tokens.data.normal_()          # new ones are all zero, and so all alike
-        model.save_pretrained(folder)
-        BertTokenizerFast(vocab={word: i for i, word in enumerate(known)}).save_pretrained(folder)
-    return folder
+    return random_model(Blip2ForImageTextRetrieval, folder, "tiny_blip2", seed, drawn=["query_tokens"])
 
 # %% ../../nbs/encoders/79_blip2.ipynb #d38419ad
 BLIP2_HUB = "Salesforce/blip2-itm-vit-g"
@@ -55,7 +32,7 @@ BLIP2_HUB = "Salesforce/blip2-itm-vit-g"
 
 def load_blip2(
     source="",  # folder or hub id; "" takes blip2-itm-vit-g in `weights_folder()`, else the hub
-) -> tuple[Blip2ForImageTextRetrieval, Tokenizer]:   # in evaluation mode
+):              # (Blip2ForImageTextRetrieval in evaluation mode, tokenizers.Tokenizer)
     "The parts of a BLIP-2; whatever is missing or does not fit is one line."
     here = weights_folder() / BLIP2_HUB.split("/")[1]
     source = str(source or (here if here.is_dir() else BLIP2_HUB))
@@ -114,9 +91,9 @@ default_blip2 = Blip2Encoder.from_pretrained   # as the registry makes it
 
 # %% ../../nbs/encoders/79_blip2.ipynb #03a3c4c5
 def look(
-    model,            # of `load_blip2`
-    pixels: Tensor,   # (B, 3, S, S), normalised
-) -> Tensor:          # (B, queries, width)
+    model,    # of `load_blip2`
+    pixels,   # (B, 3, S, S), normalised
+):            # (B, queries, width)
     "What the learned queries find in pictures."
     seen = model.vision_model(pixel_values=pixels).last_hidden_state
     queries = model.query_tokens.expand(len(seen), -1, -1)
@@ -124,10 +101,10 @@ def look(
 
 
 def read(
-    model,            # of `load_blip2`
-    ids: Tensor,      # (B, N) word pieces
-    mask: Tensor,     # (B, N), 1 = real
-) -> Tensor:          # (B, N, width)
+    model,    # of `load_blip2`
+    ids,      # (B, N) word pieces
+    mask,     # (B, N), 1 = real
+):            # (B, N, width)
     "What the Q-Former makes of sentences."
     return model.qformer(query_embeds=model.embeddings(input_ids=ids), query_length=0, attention_mask=mask).last_hidden_state
 
@@ -202,22 +179,8 @@ class Blip2Captioner(OnDevice):
 
 # %% ../../nbs/encoders/79_blip2.ipynb #36e10361
 def random_captioner(
-    folder,   # to write
-    size=28,  # pixels that it sees, square
+    folder,    # to write
     seed=2018,
-):            # the folder
+):             # the folder
     "Save a captioning BLIP-2 of two layers and random weights, with a tokenizer of a few words."
-    torch.manual_seed(seed)
-    marks = dict(pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    words = [*marks.values(), "<image>", *"a the dog ball man woman runs holds opens red blue door cup in on with".split()]
-    text = dict(model_type="opt", vocab_size=len(words), hidden_size=16, word_embed_proj_dim=16, ffn_dim=32, num_hidden_layers=2, num_attention_heads=2,
-                pad_token_id=0, bos_token_id=1, eos_token_id=2, init_std=.5)
-    config = _tiny(size, dict(vocab_size=30, hidden_size=24, initializer_range=.3), text_config=text, num_query_tokens=4, image_token_index=words.index("<image>"))
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    with quiet():
-        model = Blip2ForConditionalGeneration(config)
-        for weight in (model.query_tokens, model.language_projection.weight): weight.data.normal_()
-        model.save_pretrained(folder)
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **marks).save_pretrained(folder)
-    return folder
+    return random_model(Blip2ForConditionalGeneration, folder, "tiny_captioner", seed, drawn=["query_tokens", "language_projection.weight"])

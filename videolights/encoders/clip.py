@@ -8,27 +8,22 @@ __all__ = ['CLIP_HUB', 'default_clip', 'keys_cubic', 'resampling', 'Pixels', 're
 
 # %% ../../nbs/encoders/77_clip.ipynb #a1cd6b0e
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
-from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel, CLIPTokenizerFast
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..config import InputError
-from .networks import OnDevice, load_whole, loading, quiet
+from .networks import OnDevice, load_whole, loading, random_model
 from ..features.frames import FrameEncoder
-from ..files import write_json
+from ..files import read_json, write_json
 
 # %% ../../nbs/encoders/77_clip.ipynb #3408bf20
-def keys_cubic(
-    x: Tensor,   # distances in pixels, any shape
-) -> Tensor:     # weights, same shape
+def keys_cubic(x: Tensor):   # distances in pixels -> weights
     "The cubic kernel with a = -1/2."
     x = x.abs()
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -36,12 +31,12 @@ def keys_cubic(
 
 # %% ../../nbs/encoders/77_clip.ipynb #2c0b8248
 def resampling(
-    pixels: int,   # n along one axis of the picture
-    shorter: int,  # pixels of its shorter side
-    to: int,       # what the shorter side becomes
-    crop: int,     # S, pixels kept in the middle
+    pixels,   # n along one axis of the picture
+    shorter,  # pixels of its shorter side
+    to,       # what the shorter side becomes
+    crop,     # S, pixels kept in the middle
     device=None,
-) -> Tensor:       # (S, n)
+):            # (S, n)
     "The matrix that scales one axis and keeps its middle."
     length = to * pixels // shorter
     scale = torch.full((), pixels, dtype=torch.float32, device=device) / length
@@ -60,10 +55,8 @@ class Pixels(nn.Module):
         self.shorter, self.crop = preprocessing["shorter_side"], preprocessing["crop"]
         for name in ("mean", "std"): self.register_buffer(name, torch.tensor(preprocessing[name])[:, None, None])
 
-    def forward(
-        self,
-        frames: Tensor,  # (F, H, W, 3) uint8
-    ) -> Tensor:         # (F, 3, S, S)
+    def forward(self, frames):
+        "(F, H, W, 3) uint8 -> (F, 3, S, S)"
         _, h, w, _ = frames.shape
         rows, columns = (resampling(n, torch.sym_min(h, w), self.shorter, self.crop, frames.device) for n in (h, w))
         x = (frames.permute(0, 3, 1, 2).float() @ columns.T).clamp(0, 255)   # (F, 3, H, S)
@@ -71,21 +64,19 @@ class Pixels(nn.Module):
         return (x / 255 - self.mean) / self.std
 
 # %% ../../nbs/encoders/77_clip.ipynb #e67438d4
-_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
-
-
 def _number(value, key): return value.get(key) if isinstance(value, dict) else value
 
 
 def read_preprocessing(
-    source,            # folder or hub id
-    image_size: int,   # pixels that the image encoder reads, square
-) -> dict:             # shorter_side, crop, mean, std
+    source,       # folder or hub id
+    image_size,   # pixels that the image encoder reads, square
+):                # {"shorter_side", "crop", "mean", "std"}
     "The preprocessing that a CLIP was trained with."
     found, _ = ImageProcessingMixin.get_image_processor_dict(source)
     size, cropped = found.get("size"), found.get("crop_size")
     shorter, crop = _number(size, "shortest_edge"), _number(cropped, "height")
-    as_here = found.get("resample", 3) == 3 and all(found.get(step, True) for step in _STEPS)
+    steps = "do_resize", "do_center_crop", "do_rescale", "do_normalize"
+    as_here = found.get("resample", 3) == 3 and all(found.get(step, True) for step in steps)
     if not as_here or crop != image_size or shorter is None or shorter < crop:
         raise ValueError(f"its preprocessing (size {size}, crop {cropped}) is not a bicubic resize and a centre crop to {image_size}")
     return dict(shorter_side=shorter, crop=crop, mean=list(found["image_mean"]), std=list(found["image_std"]))
@@ -98,16 +89,12 @@ class Frames(nn.Module):
         super().__init__()
         self.pixels, self.vision, self.projection = Pixels(preprocessing), model.vision_model, model.visual_projection
 
-    def embed(
-        self,
-        pixels: Tensor,   # (F, 3, S, S), normalised
-    ) -> Tensor:          # (F, dv)
+    def embed(self, pixels):
+        "(F, 3, S, S), normalised -> (F, dv)"
         return self.projection(self.vision(pixel_values=pixels).pooler_output)
 
-    def forward(
-        self,
-        frames: Tensor,   # (F, H, W, 3) uint8
-    ) -> Tensor:          # (F, dv)
+    def forward(self, frames):
+        "(F, H, W, 3) uint8 -> (F, dv)"
         return self.embed(self.pixels(frames))
 
 
@@ -118,41 +105,22 @@ class Tokens(nn.Module):
         super().__init__()
         self.text = model.text_model
 
-    def forward(
-        self,
-        ids: Tensor,   # (B, N) int64
-        mask: Tensor,  # (B, N) int64, 1 = real
-    ) -> Tensor:       # (B, N, dt)
+    def forward(self, ids, mask):
+        "(B, N) int64 and (B, N) int64, 1 = real -> (B, N, dt)"
         return self.text(input_ids=ids, attention_mask=mask).last_hidden_state * mask[..., None]
 
 # %% ../../nbs/encoders/77_clip.ipynb #a521dab6
-def _byte_pairs(words):
-    "Vocabulary and merges of a byte-pair tokenizer that knows some words."
-    letters = sorted(ByteLevel.alphabet())
-    merges = [(word[:i], word[i] + "</w>" * (i + 1 == len(word))) for word in words for i in range(1, len(word))]
-    return [*letters, *(f"{x}</w>" for x in letters), *(a + b for a, b in merges), "<|startoftext|>", "<|endoftext|>"], merges
-
-
 def random_clip(
-    folder,           # to write
-    size: int = 32,   # pixels that it reads, square
-    width=16,         # of the image embedding
-    states=24,        # of the token states
+    folder,     # to write
+    size=32,    # pixels that it reads, square
+    width=16,   # of the image embedding
+    states=24,  # of the token states
     seed=2018,
-):                    # the folder
+):              # the folder
     "Save a two-layer CLIP of random weights, with its processor, and a tokenizer that knows three words and all letters."
-    torch.manual_seed(seed)
-    names, merges = _byte_pairs(("dog", "ball", "runs"))
-    layers = dict(num_hidden_layers=2, num_attention_heads=2, intermediate_size=48)
-    start, end = len(names) - 2, len(names) - 1
-    text = dict(vocab_size=len(names), hidden_size=states, bos_token_id=start, eos_token_id=end, pad_token_id=end, **layers)
-    config = CLIPConfig(text_config=text, vision_config=dict(hidden_size=32, image_size=size, patch_size=8, **layers), projection_dim=width)
-    with quiet():
-        CLIPModel(config).save_pretrained(folder)
-        CLIPTokenizerFast(vocab={name: i for i, name in enumerate(names)}, merges=merges, model_max_length=77).save_pretrained(folder)
-    write_json(Path(folder, "preprocessor_config.json"), dict(
-        image_processor_type="CLIPImageProcessor", **dict.fromkeys(_STEPS, True), resample=3,
-        size=dict(shortest_edge=size), crop_size=dict(height=size, width=size), image_mean=OPENAI_CLIP_MEAN, image_std=OPENAI_CLIP_STD))
+    def change(config): config.vision_config.image_size, config.projection_dim, config.text_config.hidden_size = size, width, states
+    processor = Path(random_model(CLIPModel, folder, "tiny_clip", seed, change), "preprocessor_config.json")
+    write_json(processor, read_json(processor) | dict(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size)))
     return folder
 
 # %% ../../nbs/encoders/77_clip.ipynb #eb51c158
@@ -163,7 +131,7 @@ _REMEDY = (f"download config.json, model.safetensors, tokenizer.json and preproc
 
 def load_clip(
     source,  # folder or hub id
-) -> tuple[CLIPModel, Tokenizer, dict]:   # model in single precision, tokenizer, preprocessing
+):           # (CLIPModel in single precision, tokenizers.Tokenizer, preprocessing)
     "The parts of a CLIP; whatever is missing or does not fit is one line."
     with loading(source, "CLIP", _REMEDY):
         model = load_whole(CLIPModel, source)
@@ -177,8 +145,7 @@ class ClipEncoder(FrameEncoder, OnDevice):
     "CLIP in torch."
     name = "clip"
 
-    def __init__(self, model: CLIPModel, tokenizer, preprocessing, device="auto", half: bool | None = False, batch=32, frames_per_clip=1,
-                 licence="MIT (openai/CLIP)"):
+    def __init__(self, model, tokenizer, preprocessing, device="auto", half=False, batch=32, frames_per_clip=1, licence="MIT (openai/CLIP)"):
         place, config = self.place(device, half), model.config
         self.model = model.to(place)
         self.frames, self.tokens = Frames(model, preprocessing).eval().to(place), Tokens(model).eval()
@@ -191,7 +158,7 @@ class ClipEncoder(FrameEncoder, OnDevice):
         cls,
         weights="",  # a folder, or a name on the hub; "" takes what VIDEOLIGHTS_CLIP names, else ViT-B/32 from the hub
         **options,   # device, half (CUDA only), batch, frames_per_clip, licence of the weights
-    ) -> "ClipEncoder":
+    ):
         "A CLIP as `transformers` saves it."
         return cls(*load_clip(weights or os.environ.get("VIDEOLIGHTS_CLIP") or CLIP_HUB), **options)
 
@@ -209,9 +176,9 @@ default_clip = ClipEncoder.from_pretrained   # as the registry makes it
 
 # %% ../../nbs/encoders/77_clip.ipynb #449f4b9c
 def to_pixels(
-    frames: np.ndarray,   # (B, H, W, 3) uint8
+    frames,   # (B, H, W, 3) uint8
     device,
-) -> Tensor:              # (B, 3, H, W) float32
+):            # (B, 3, H, W) float32
     "Frames as CLIP and BLIP-2 want them: 0 to 1, less the mean, by the deviation of their training pictures."
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return (torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
@@ -227,11 +194,8 @@ class ClipMatcher:
         self.frame_size = self.encoder.preprocessing["crop"]
 
     @torch.inference_mode()
-    def cosine(
-        self,
-        caption: str,
-        frames: np.ndarray,   # (F, S, S, 3) uint8
-    ) -> np.ndarray:          # (F,)
+    def cosine(self, caption, frames):
+        "(F,) from a sentence and frames (F, S, S, 3) uint8."
         encoder, model = self.encoder, self.encoder.model
         ids = torch.tensor([encoder.tokenizer.encode(caption).ids], device=encoder.device)
         with encoder.precision():

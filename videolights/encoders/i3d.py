@@ -18,7 +18,7 @@ def pad_same(
     x: Tensor,   # (..., T, H, W)
     kernel,      # of three numbers
     stride,      # of three numbers
-) -> Tensor:     # (..., T', H', W')
+):               # (..., T', H', W')
     "Zeros around, as TensorFlow's `SAME` puts them."
     missing = [max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(x.shape[-3:], kernel, stride)]
     return F.pad(x, [side for p in reversed(missing) for side in (p // 2, p - p // 2)])
@@ -28,7 +28,7 @@ def pool_same(
     x: Tensor,   # (B, C, T, H, W), never negative, so that zeros around do no harm
     kernel,      # of three numbers
     stride,      # of three numbers
-) -> Tensor:     # (B, C, T / stride, H / stride, W / stride), rounded up
+):               # (B, C, T / stride, H / stride, W / stride), rounded up
     "The largest of a cube."
     return F.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
@@ -41,10 +41,8 @@ class Unit(nn.Module):
         self.conv3d = nn.Conv3d(inputs, outputs, kernel, stride, bias=last)
         self.bn = None if last else nn.BatchNorm3d(outputs, eps=0.001)
 
-    def forward(
-        self,
-        x: Tensor,   # (B, inputs, T, H, W)
-    ) -> Tensor:     # (B, outputs, T / stride, H / stride, W / stride), rounded up
+    def forward(self, x):
+        "(B, inputs, T, H, W) -> (B, outputs, T / stride, H / stride, W / stride), rounded up"
         x = self.conv3d(pad_same(x, self.conv3d.kernel_size, self.conv3d.stride))
         return x if self.bn is None else self.bn(x).relu()
 
@@ -59,10 +57,8 @@ class Mixed(nn.Module):
         self.b2a, self.b2b = Unit(inputs, b2a), Unit(b2a, b2b, (3, 3, 3))
         self.b3b = Unit(inputs, b3b)
 
-    def forward(
-        self,
-        x: Tensor,   # (B, inputs, T, H, W)
-    ) -> Tensor:     # (B, b0 + b1b + b2b + b3b, T, H, W)
+    def forward(self, x):
+        "(B, inputs, T, H, W) -> (B, b0 + b1b + b2b + b3b, T, H, W)"
         largest = pool_same(x, (3, 3, 3), (1, 1, 1))
         return torch.cat((self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), self.b3b(largest)), 1)
 
@@ -80,9 +76,9 @@ class I3D(nn.Module):
 
     def __init__(
         self,
-        channels: int = 3,   # 3 for colours, 2 for flow
-        share: float = 1.0,  # of the published channels; small for tests
-        classes: int = 0,    # classes of the head; 0 leaves it out
+        channels=3,   # 3 for colours, 2 for flow
+        share=1.0,    # of the published channels; small for tests
+        classes=0,    # classes of the head; 0 leaves it out
     ):
         super().__init__()
         n = lambda published: max(int(published * share), 1)
@@ -94,28 +90,23 @@ class I3D(nn.Module):
         self.dim = width
         if classes: self.logits = Unit(width, classes, last=True)
 
-    def maps(
-        self,
-        x: Tensor,   # (B, channels, T, H, W)
-    ) -> Tensor:     # (B, dim, T / 8, H / 32, W / 32)
-        "What the last stage sees."
+    def maps(self, x):
+        "What the last stage sees: (B, channels, T, H, W) -> (B, dim, T / 8, H / 32, W / 32)"
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(pool_same(self.Conv3d_1a_7x7(x), *_POOLED["2b"])))
         for name in MIXED: x = self.get_submodule(f"Mixed_{name}")(pool_same(x, *_POOLED[name]) if name in _POOLED else x)
         return x
 
-    def forward(
-        self,
-        x: Tensor,   # (B, channels, T, H, W)
-    ) -> Tensor:     # (B, dim)
+    def forward(self, x):
+        "(B, channels, T, H, W) -> (B, dim)"
         moments = self.maps(x).mean((3, 4))
         return F.avg_pool1d(moments, min(2, moments.shape[2]), 1).mean(2)
 
 # %% ../../nbs/encoders/80_i3d.ipynb #8737ed44
 def load_i3d(
-    path,                        # a file of weights
-    flow: bool = False,          # of the network that sees optical flow
-    network: I3D | None = None,  # to fill; None makes the published one without its head
-) -> nn.Module:
+    path,          # a file of weights
+    flow=False,    # of the network that sees optical flow
+    network=None,  # to fill; None makes the published one without its head
+):
     "Published weights in the network, every one by its name."
     return fit_weights(network or unfilled(lambda: I3D(channels=2 if flow else 3)), read_weights(path), path, ["logits."])
 
@@ -126,7 +117,7 @@ class I3DEncoder(NetworkEncoder):
     preprocessing = "32 frames evenly over the clip, shorter side to 256, centre 224x224, p/127.5 - 1; mean over space, neighbouring moments, time"
     licence = "Apache-2.0 (pytorch-i3d, after DeepMind's kinetics-i3d)"
 
-    def __init__(self, network: I3D, size: int = 256, **options):
+    def __init__(self, network, size=256, **options):
         self.channels, self.crop = network.Conv3d_1a_7x7.conv3d.in_channels, round(size * 7 / 8)
         self.name = "i3d_rgb" if self.channels == 3 else "i3d_flow"
         super().__init__(network, network.dim, size=size, **options)

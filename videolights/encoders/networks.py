@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['weights_folder', 'one_line', 'find_weights', 'read_weights', 'unfilled', 'fit_weights', 'quiet', 'loading',
-           'load_whole', 'pick_device', 'OnDevice', 'NetworkEncoder']
+           'load_whole', 'random_model', 'pick_device', 'OnDevice', 'NetworkEncoder']
 
 # %% ../../nbs/encoders/76_networks.ipynb #9f580578
 import logging
-import math
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+import sys
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +31,17 @@ def weights_folder() -> Path:
 
 
 def one_line(
-    error: Exception,
-    length: int = 160,   # characters, at most
-) -> str:                # its message, fit for a message of ours
+    error,
+    length=160,   # characters, at most
+):                # its message, fit for a message of ours
     "What an error says, in one short line."
     return " ".join(str(error).split())[:length]
 
 # %% ../../nbs/encoders/76_networks.ipynb #9426b71d
 def find_weights(
-    source: str | Path,      # a file, a folder, an id on the hub as owner/name; "" takes `weights_folder()`
-    names: Iterable[str],    # names of files that will do, the best first
-    remedy: str,             # what to get, for the error
+    source,   # a file, a folder, an id on the hub as owner/name; "" takes `weights_folder()`
+    names,    # names of files that will do, the best first
+    remedy,   # what to get, for the error
 ) -> Path:
     "The file with the weights."
     path = Path(source).expanduser() if source else weights_folder()
@@ -85,8 +85,8 @@ def _read_file(path):
 
 # %% ../../nbs/encoders/76_networks.ipynb #d62d9f14
 def read_weights(
-    path: str | Path,      # .safetensors, a file of torch.save, or a Caffe2 pickle
-) -> dict[str, Tensor]:    # name -> tensor
+    path,   # .safetensors, a file of torch.save, or a Caffe2 pickle
+) -> dict:  # name -> tensor
     "The tensors of a file; nothing in it is executed."
     try: found = _read_file(Path(path))
     except Exception as e: raise InputError(f"{path}: refused, {_why_refused(e)} download it again from where it was published") from None
@@ -104,8 +104,8 @@ def _why_refused(error):
 
 # %% ../../nbs/encoders/76_networks.ipynb #4047add7
 def unfilled(
-    make: Callable[[], nn.Module],
-) -> nn.Module:
+    make,   # a function without arguments that gives a network
+):          # the network
     "A network whose numbers are still to come: nothing is drawn for it."
     with torch.device("meta"): network = make()
     return network.to_empty(device="cpu")
@@ -113,7 +113,7 @@ def unfilled(
 
 def fit_weights(
     network: nn.Module,
-    state: dict,     # name -> tensor, in the network's names
+    state,           # name -> tensor, in the network's names
     where,           # the file, for errors
     unused=(),       # beginnings of names that may be left over
 ):                   # the network, in evaluation mode, without gradients
@@ -135,7 +135,7 @@ def _squeezed(x): return [n for n in x.shape if n != 1]
 
 # %% ../../nbs/encoders/76_networks.ipynb #4e0b3381
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet():
     "Without the progress bars and warnings of transformers about loading; downloads keep their bars."
     from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
     level, bars = logging.root.manager.disable, is_progress_bar_enabled()
@@ -148,10 +148,10 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def loading(
-    source,        # folder or hub id
-    what: str,     # what should be there, such as CLIP
-    remedy: str,   # what to get, and where to put it
-) -> Iterator[None]:
+    source,   # folder or hub id
+    what,     # what should be there, such as CLIP
+    remedy,   # what to get, and where to put it
+):
     "Around `from_pretrained`: quiet, and any error is one line that says what to do."
     try:
         with quiet():
@@ -160,20 +160,39 @@ def loading(
     except ImportError: raise
     except Exception as e: raise InputError(f"{source}: no {what} could be loaded ({one_line(e)}); {remedy}") from e
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #eaf7907a
 def load_whole(
     kind,      # a class of transformers' models
     source,    # folder or hub id
-) -> Any:      # the model, in evaluation mode, without gradients
+):             # the model, in evaluation mode, without gradients
     "A model with all its weights."
     model, report = kind.from_pretrained(source, output_loading_info=True)
     if missing := sorted(report["missing_keys"]): raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     return model.eval().requires_grad_(False)
 
+
+def random_model(
+    kind,                        # a class of transformers' models
+    folder,                      # to write
+    name,                        # of the folder in static/ that holds configuration and tokenizer
+    seed,
+    change=lambda config: None,  # what to do to the configuration
+    drawn=(),                    # names of parameters that the library fills with zeros or nearly so: drawn here
+):                               # the folder
+    "Save a tiny model of random weights: it goes through the same code as a large one, though it understands nothing."
+    shutil.copytree(str(files("videolights.encoders") / "static" / name), folder, dirs_exist_ok=True)
+    change(config := kind.config_class.from_pretrained(folder))
+    torch.manual_seed(seed)
+    with quiet():
+        model = kind(config)
+        for weight in drawn: model.get_parameter(weight).data.normal_()
+        model.save_pretrained(folder)
+    return folder
+
 # %% ../../nbs/encoders/76_networks.ipynb #6b7542a5
 def pick_device(
-    name: str = "auto",  # "auto" takes the GPU where there is one
-) -> torch.device:
+    name="auto",  # "auto" takes the GPU where there is one
+):                # a torch.device
     "The device to compute on; one that is not there is an error."
     if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
     try: torch.zeros(1, device=name)
@@ -187,9 +206,9 @@ class OnDevice:
 
     def place(
         self,
-        device: str = "auto",        # see `pick_device`
-        half: bool | None = False,   # half precision; None takes it on CUDA
-    ) -> torch.device:
+        device="auto",             # see `pick_device`
+        half: bool | None = False, # half precision; None takes it on CUDA
+    ):                             # the device
         "Choose device and precision."
         self.device = pick_device(device)
         cuda = self.device.type == "cuda"
@@ -208,32 +227,32 @@ class NetworkEncoder(OnDevice):
 
     def __init__(
         self,
-        network: nn.Module,        # (B, 3, F, H, W) -> (B, video_dim)
-        video_dim: int,            # columns of a row
-        frames: int = 32,          # frames of a clip, evenly spaced
-        size: int = 224,           # side of the centre square
-        device: str = "auto",
-        half: bool | None = False, # half precision, CUDA only; None takes it there
-        batch: int = 8,            # clips at a time
+        network: nn.Module,   # (B, 3, F, H, W) -> (B, video_dim)
+        video_dim,            # columns of a row
+        frames=32,            # frames of a clip, evenly spaced
+        size=224,             # side of the centre square
+        device="auto",
+        half: bool | None = False,   # half precision, CUDA only; None takes it there
+        batch=8,              # clips at a time
     ):
         self.network, self.batch = network.eval().to(self.place(device, half)), batch
         self.video_dim, self.frames_per_clip, self.frame_size = video_dim, frames, size
 
-    def prepare(self, clips: np.ndarray) -> Tensor:
+    def prepare(self, clips):
         "(B, F, H, W, C) bytes as the network's input (B, C, F, H, W)."
         x = torch.from_numpy(np.ascontiguousarray(clips)).to(self.device).permute(0, 4, 1, 2, 3)
         return (x.float() / 255 - self.mean) / self.std
 
     @torch.inference_mode()
-    def encode_batch(self, clips: np.ndarray) -> np.ndarray:
+    def encode_batch(self, clips):
         "Rows (B, video_dim) of a few clips (B, F, H, W, C)."
         if clips.shape[1] != self.frames_per_clip:
             raise InputError(f"{self.name}: a clip has {clips.shape[1]} frames, the network wants {self.frames_per_clip}")
         with self.precision(): return self.network(self.prepare(clips)).float().cpu().numpy()
 
-    def encode_video(self, clips: Iterable[np.ndarray]) -> np.ndarray:
+    def encode_video(self, clips):
         "(L, video_dim) float32 from clips (F, H, W, C)."
-        rows = [self.encode_batch(batch) for batch in clip_batches(clips, self.batch, math.inf)]
+        rows = [self.encode_batch(batch) for batch in clip_batches(clips, self.batch, sys.maxsize)]
         if not rows: raise InputError("a video of zero clips cannot be encoded; give at least one clip")
         return np.concatenate(rows)
 

@@ -10,16 +10,16 @@ __all__ = ['default_slowfast', 'conv', 'Stem', 'Bottleneck', 'Block', 'Pathways'
 import re
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .networks import NetworkEncoder, find_weights, fit_weights, read_weights, unfilled
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #1eaa29f2
 def conv(
-    inputs: int, outputs: int,    # channels
-    kernel: tuple,                # frames, rows, columns seen
-    stride: tuple = (1, 1, 1),
-) -> nn.Conv3d:
+    inputs, outputs,    # channels
+    kernel,             # frames, rows, columns seen
+    stride=(1, 1, 1),
+):
     "A convolution that keeps what its stride leaves."
     return nn.Conv3d(inputs, outputs, kernel, stride, tuple(k // 2 for k in kernel), bias=False)
 
@@ -27,15 +27,13 @@ def conv(
 class Stem(nn.Module):
     "The first convolution of a pathway: a quarter of the height and width remains."
 
-    def __init__(self, channels: int, frames: int):
+    def __init__(self, channels, frames):
         super().__init__()
         self.conv, self.bn = conv(3, channels, (frames, 7, 7), (1, 2, 2)), nn.BatchNorm3d(channels)
         self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
-    def forward(
-        self,
-        x: Tensor,   # (B, 3, T, H, W)
-    ) -> Tensor:     # (B, channels, T, H / 4, W / 4)
+    def forward(self, x):
+        "(B, 3, T, H, W) -> (B, channels, T, H / 4, W / 4)"
         return self.pool(self.bn(self.conv(x)).relu())
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #8b3c2494
@@ -48,10 +46,8 @@ class Bottleneck(nn.Module):
         self.b, self.b_bn = conv(inner, inner, (1, 3, 3), (1, stride, stride)), nn.BatchNorm3d(inner)
         self.c, self.c_bn = conv(inner, outputs, (1, 1, 1)), nn.BatchNorm3d(outputs)
 
-    def forward(
-        self,
-        x: Tensor,   # (B, inputs, T, H, W)
-    ) -> Tensor:     # (B, outputs, T, H / stride, W / stride)
+    def forward(self, x):
+        "(B, inputs, T, H, W) -> (B, outputs, T, H / stride, W / stride)"
         return self.c_bn(self.c(self.b_bn(self.b(self.a_bn(self.a(x)).relu())).relu()))
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #57f236df
@@ -64,10 +60,8 @@ class Block(nn.Module):
         if self.widens: self.branch1, self.branch1_bn = conv(inputs, outputs, (1, 1, 1), (1, stride, stride)), nn.BatchNorm3d(outputs)
         self.branch2 = Bottleneck(inputs, inner, outputs, frames, stride)
 
-    def forward(
-        self,
-        x: Tensor,   # (B, inputs, T, H, W)
-    ) -> Tensor:     # (B, outputs, T, H / stride, W / stride)
+    def forward(self, x):
+        "(B, inputs, T, H, W) -> (B, outputs, T, H / stride, W / stride)"
         passed = self.branch1_bn(self.branch1(x)) if self.widens else x
         return (passed + self.branch2(x)).relu()
 
@@ -75,26 +69,24 @@ class Block(nn.Module):
 class Pathways(nn.Module):
     "Modules of both pathways that run side by side, each pathway by itself."
 
-    def __init__(self, *both: dict[str, nn.Module]):   # {name: module} of the slow pathway, and of the fast one
+    def __init__(self, *both):   # {name: module} of the slow pathway, and of the fast one
         super().__init__()
         self.names = list(both[0])
         for number, modules in enumerate(both):
             for name, module in modules.items(): self.add_module(f"pathway{number}_{name}", module)
 
-    def forward(
-        self,
-        *pathways: Tensor,   # slow (B, C, T / alpha, H, W), fast (B, C', T, H, W)
-    ):                       # the same of the last modules
+    def forward(self, *pathways):
+        "slow (B, C, T / alpha, H, W), fast (B, C', T, H, W) -> the same of the last modules"
         for name in self.names: pathways = tuple(self.get_submodule(f"pathway{p}_{name}")(x) for p, x in enumerate(pathways))
         return pathways
 
 
 def residual_blocks(
-    inputs: int, inner: int, outputs: int,   # channels
-    frames: int,                             # that convolutions see
-    stride: int,                             # of the first block
-    depth: int,
-) -> dict[str, nn.Module]:
+    inputs, inner, outputs,   # channels
+    frames,                   # that convolutions see
+    stride,                   # of the first block
+    depth,
+):                            # {name: block}
     "Blocks of one pathway in one stage."
     return {f"res{i}": Block(outputs if i else inputs, inner, outputs, frames, 1 if i else stride) for i in range(depth)}
 
@@ -102,15 +94,12 @@ def residual_blocks(
 class Fuse(nn.Module):
     "The fast pathway's news for the slow one."
 
-    def __init__(self, fast: int, alpha: int):
+    def __init__(self, fast, alpha):
         super().__init__()
         self.conv_f2s, self.bn = conv(fast, 2 * fast, (7, 1, 1), (alpha, 1, 1)), nn.BatchNorm3d(2 * fast)
 
-    def forward(
-        self,
-        slow: Tensor,   # (B, C, T / alpha, H, W)
-        fast: Tensor,   # (B, fast, T, H, W)
-    ):                  # slow (B, C + 2 fast, T / alpha, H, W), and fast as it was
+    def forward(self, slow, fast):
+        "(B, C, T / alpha, H, W) and (B, fast, T, H, W) -> slow (B, C + 2 fast, T / alpha, H, W), and fast as it was"
         return torch.cat((slow, self.bn(self.conv_f2s(fast)).relu()), 1), fast
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #80fc0ec0
@@ -119,11 +108,11 @@ class SlowFast(nn.Module):
 
     def __init__(
         self,
-        width: int = 64,        # channels of the slow stem
+        width=64,               # channels of the slow stem
         depths=(3, 4, 6, 3),    # blocks per stage
-        classes: int = 0,       # classes of the head; 0 leaves it out
-        alpha: int = 4,         # frames of the fast pathway per frame of the slow one
-        beta: int = 8,          # channels of the slow pathway per channel of the fast one
+        classes=0,              # classes of the head; 0 leaves it out
+        alpha=4,                # frames of the fast pathway per frame of the slow one
+        beta=8,                 # channels of the slow pathway per channel of the fast one
     ):
         super().__init__()
         self.alpha, self.dim, both = alpha, 32 * (width + width // beta), lambda n: (n * width, n * width // beta)
@@ -136,10 +125,8 @@ class SlowFast(nn.Module):
             if number < 5: self.add_module(f"s{number}_fuse", Fuse(fast, alpha))
         if classes: self.head = nn.ModuleDict({"projection": nn.Linear(self.dim, classes)})
 
-    def forward(
-        self,
-        frames: Tensor,   # (B, 3, T, H, W)
-    ) -> Tensor:          # (B, 36 width), slow first
+    def forward(self, frames):
+        "(B, 3, T, H, W) -> (B, 36 width), slow first"
         moments = torch.linspace(0, frames.shape[2] - 1, frames.shape[2] // self.alpha).long()
         pathways = self.s1_fuse(*self.s1(frames[:, :, moments], frames))
         for number in range(2, 6):
@@ -147,7 +134,7 @@ class SlowFast(nn.Module):
             if number < 5: pathways = self.get_submodule(f"s{number}_fuse")(*pathways)
         return torch.cat([x.mean((2, 3, 4)) for x in pathways], 1)
 
-    def logits(self, frames: Tensor) -> Tensor:
+    def logits(self, frames):
         "(B, classes), to see whether weights know what they look at."
         return self.head["projection"](self(frames))
 
@@ -183,8 +170,8 @@ _CAFFE2 = [                                                                # pat
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #0f564141
 def pyslowfast_name(
-    name: str,   # of PySlowFast, PyTorchVideo or Caffe2
-) -> str:        # as in PySlowFast and in this network; a name that no rule knows stays as it is
+    name,   # of PySlowFast, PyTorchVideo or Caffe2
+):          # as in PySlowFast and in this network; a name that no rule knows stays as it is
     "Translate the name of a parameter."
     for pattern, ours in _PYTORCHVIDEO:
         if m := re.match(pattern, name): return re.sub(r"<(\d)>", lambda n: str(int(n[1]) + 1), m.expand(ours)) + name[m.end():]
@@ -195,9 +182,9 @@ def pyslowfast_name(
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #f96063b6
 def load_slowfast(
-    path,                             # a file of weights under any of the three sets of names
-    network: SlowFast | None = None,  # to fill; None makes the published one without its head
-) -> nn.Module:
+    path,          # a file of weights under any of the three sets of names
+    network=None,  # to fill; None makes the published one without its head
+):
     "Published weights in the network, every one by its name."
     state = {pyslowfast_name(name): value for name, value in read_weights(path).items()}
     return fit_weights(network or unfilled(SlowFast), state, path, ["head."])
@@ -211,7 +198,7 @@ class SlowFastEncoder(NetworkEncoder):
     files = "SLOWFAST_8x8_R50.pkl", "SLOWFAST_8x8_R50.pyth", "slowfast_r50.safetensors"
     remedy = "SLOWFAST_8x8_R50.pkl of the PySlowFast model zoo (Kinetics-400, Caffe2; the packs' own) or SLOWFAST_8x8_R50.pyth of PyTorchVideo's"
 
-    def __init__(self, network: SlowFast, **options): super().__init__(network, network.dim, **options)
+    def __init__(self, network, **options): super().__init__(network, network.dim, **options)
 
     @classmethod
     def from_pretrained(
