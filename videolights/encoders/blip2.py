@@ -36,7 +36,8 @@ def load_blip2(
     "The parts of a BLIP-2; whatever is missing or does not fit is one line."
     here = weights_folder() / BLIP2_HUB.split("/")[1]
     source = str(source or (here if here.is_dir() else BLIP2_HUB))
-    with loading(source, "BLIP-2", f"download {BLIP2_HUB} (config.json, model.safetensors or its parts, tokenizer files) into {here}, or name its place"):
+    remedy = f"download {BLIP2_HUB} (config.json, model.safetensors or its parts, tokenizer files) into {here}, or name its place"
+    with loading(source, "BLIP-2", remedy):
         model, tokenizer = load_whole(Blip2ForImageTextRetrieval, source), AutoTokenizer.from_pretrained(source)
         if len(tokenizer) > (known := model.config.qformer_config.vocab_size):
             raise ValueError(f"its tokenizer knows {len(tokenizer)} tokens, its Q-Former {known}")
@@ -48,21 +49,24 @@ def plain(
 ) -> str:       # what the tokenizer gets
     "A sentence as BLIP-2's captions were cleaned; one without letter or digit is an error."
     text = " ".join(re.sub(r"[.!\"()*#:;~]", " ", query.lower()).split()[:50]) if isinstance(query, str) else ""
-    if not any(map(str.isalnum, text)): raise InputError(f"query {query!r} holds no words; write what to look for, such as \"a dog runs\"")
+    if not any(map(str.isalnum, text)):
+        raise InputError(f"query {query!r} holds no words; write what to look for, such as \"a dog runs\"")
     return text
 
 # %% ../../nbs/encoders/79_blip2.ipynb #c6bbe7a7
 class Blip2Encoder(FrameEncoder, OnDevice):
     "BLIP-2's Q-Former: 768 columns for clips and for word pieces."
     name = "blip2"
-    preprocessing = "one frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; first query's row. Text: lower case without .!\"()*#:;~"
+    preprocessing = ("one frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; first query's row. "
+                     "Text: lower case without .!\"()*#:;~")
     licence = "BSD-3-Clause code (LAVIS); weights MIT as the hub's card says"
 
     def __init__(self, model, tokenizer, rows="first", frames_per_clip=1, device="auto", half=False, batch=8):
         if rows not in ("first", "mean"): raise InputError(f"blip2: rows is '{rows}'; choose first or mean")
         self.model, self.rows, qformer = model.to(self.place(device, half)), rows, model.config.qformer_config
-        super().__init__(dict(name=self.name, video_dim=qformer.hidden_size, text_dim=qformer.hidden_size, frames_per_clip=frames_per_clip,
-                              max_tokens=qformer.max_position_embeddings, preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
+        width, longest = qformer.hidden_size, qformer.max_position_embeddings
+        facts = dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip, max_tokens=longest)
+        super().__init__(dict(facts, preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
         self.frame_size = model.config.vision_config.image_size
 
     @classmethod
@@ -84,7 +88,8 @@ class Blip2Encoder(FrameEncoder, OnDevice):
 
     @torch.inference_mode()
     def token_states(self, ids, mask):
-        with self.precision(): return read(self.model, *(torch.from_numpy(x).to(self.device) for x in (ids, mask))).float().cpu().numpy()
+        with self.precision():
+            return read(self.model, *(torch.from_numpy(x).to(self.device) for x in (ids, mask))).float().cpu().numpy()
 
 
 default_blip2 = Blip2Encoder.from_pretrained   # as the registry makes it
@@ -123,15 +128,16 @@ class Blip2Matcher:
 
     def _inputs(self, caption, frames):
         encoder = self.encoder
-        return torch.tensor([encoder.tokenize([caption])[0].ids], device=encoder.device), to_pixels(frames, encoder.device)
+        ids = torch.tensor([encoder.tokenize([caption])[0].ids], device=encoder.device)
+        return ids, to_pixels(frames, encoder.device)
 
     @torch.inference_mode()
     def cosine(self, caption, frames):
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
         (ids, pixels), model = self._inputs(caption, frames), self.model
         with self.encoder.precision():
-            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                            # (F, queries, D)
-            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)     # (1, D)
+            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                           # (F, queries, D)
+            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)    # (1, D)
             return (seen @ text[0]).amax(1).float().cpu().numpy()
 
     @torch.inference_mode()
@@ -148,7 +154,8 @@ class Blip2Matcher:
 
 # %% ../../nbs/encoders/79_blip2.ipynb #3021f25d
 CAPTION_HUB = "Salesforce/blip2-opt-2.7b"
-_REMEDY = f"download {CAPTION_HUB} (config.json, weights, tokenizer files) into a folder and name it with --weights captioner=FOLDER"
+_CAPTION_REMEDY = (f"download {CAPTION_HUB} (config.json, weights, tokenizer files) into a folder "
+                   "and name it with --weights captioner=FOLDER")
 
 
 class Blip2Captioner(OnDevice):
@@ -163,8 +170,9 @@ class Blip2Captioner(OnDevice):
         sample=False,   # draw words
     ):
         place, source = self.place(device, half), str(weights or CAPTION_HUB)
-        with loading(source, "captioning BLIP-2", _REMEDY):
-            model, self.tokenizer = load_whole(Blip2ForConditionalGeneration, source), AutoTokenizer.from_pretrained(source)
+        with loading(source, "captioning BLIP-2", _CAPTION_REMEDY):
+            model = load_whole(Blip2ForConditionalGeneration, source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
             if model.config.image_token_index is None: raise ValueError("its config.json names no image_token_index")
         self.model, self.weights, self.sample = (model.half() if self.half else model).to(place), str(weights), sample
         self.frame_size = (model.config.vision_config.image_size,) * 2
@@ -183,4 +191,5 @@ def random_captioner(
     seed=2018,
 ):             # the folder
     "Save a captioning BLIP-2 of two layers and random weights, with a tokenizer of a few words."
-    return random_model(Blip2ForConditionalGeneration, folder, "tiny_captioner", seed, drawn=["query_tokens", "language_projection.weight"])
+    drawn = "query_tokens", "language_projection.weight"
+    return random_model(Blip2ForConditionalGeneration, folder, "tiny_captioner", seed, drawn=drawn)

@@ -18,11 +18,13 @@ from ..config import InputError
 @runtime_checkable
 class Captioner(Protocol):
     "Writes a sentence for each frame."
-    name: str
+    name: str                       # one of CAPTIONERS
     weights: str                    # the place that was named, for the record; "" for the usual one
     frame_size: tuple | int | None  # (height, width) it wants, a whole number for the centre square; None takes frames as they are
 
-    def caption(self, frames: np.ndarray, seed: int = 0) -> list[str]: "One sentence per frame (B, H, W, 3) uint8; the same frames and seed give the same sentences."
+    def caption(self, frames: np.ndarray, seed: int = 0) -> list[str]:
+        "One sentence per frame (B, H, W, 3) uint8; the same frames and seed give the same sentences."
+        ...
 
 
 @runtime_checkable
@@ -32,8 +34,13 @@ class Matcher(Protocol):
     weights: str
     frame_size: tuple | int | None
 
-    def cosine(self, caption: str, frames: np.ndarray) -> np.ndarray: "Cosine of sentence and frame features, (F,)."
-    def probability(self, caption: str, frames: np.ndarray) -> np.ndarray: "Probability that they belong together, (F,)."
+    def cosine(self, caption: str, frames: np.ndarray) -> np.ndarray:
+        "Cosine of sentence and frame features, (F,)."
+        ...
+
+    def probability(self, caption: str, frames: np.ndarray) -> np.ndarray:
+        "Probability that they belong together, (F,)."
+        ...
 
 # %% ../../nbs/encoders/83_captioners.ipynb #e5ce7f64
 NAMED_COLOURS = dict(
@@ -70,7 +77,7 @@ class ColourCaptioner:
     probability = cosine
 
 # %% ../../nbs/encoders/83_captioners.ipynb #6bfe3fd5
-CAPTIONERS = {"blip2": "blip2:Blip2Captioner", "colours": "captioners:ColourCaptioner"}   # name -> module of this folder and class
+CAPTIONERS = {"blip2": "blip2:Blip2Captioner", "colours": "captioners:ColourCaptioner"}   # name -> module and class
 MATCHERS = {"blip2": "blip2:Blip2Matcher", "clip": "clip:ClipMatcher", "colours": "captioners:ColourCaptioner"}
 
 

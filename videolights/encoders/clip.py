@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..config import InputError
 from .networks import OnDevice, load_whole, loading, random_model
@@ -78,7 +78,8 @@ def read_preprocessing(
     steps = "do_resize", "do_center_crop", "do_rescale", "do_normalize"
     as_here = found.get("resample", 3) == 3 and all(found.get(step, True) for step in steps)
     if not as_here or crop != image_size or shorter is None or shorter < crop:
-        raise ValueError(f"its preprocessing (size {size}, crop {cropped}) is not a bicubic resize and a centre crop to {image_size}")
+        raise ValueError(f"its preprocessing (size {size}, crop {cropped}) is not a bicubic resize and a centre crop "
+                         f"to {image_size}")
     return dict(shorter_side=shorter, crop=crop, mean=list(found["image_mean"]), std=list(found["image_std"]))
 
 # %% ../../nbs/encoders/77_clip.ipynb #7be0abd3
@@ -118,15 +119,17 @@ def random_clip(
     seed=2018,
 ):              # the folder
     "Save a two-layer CLIP of random weights, with its processor, and a tokenizer that knows three words and all letters."
-    def change(config): config.vision_config.image_size, config.projection_dim, config.text_config.hidden_size = size, width, states
+    def change(config):
+        config.vision_config.image_size, config.projection_dim, config.text_config.hidden_size = size, width, states
     processor = Path(random_model(CLIPModel, folder, "tiny_clip", seed, change), "preprocessor_config.json")
-    write_json(processor, read_json(processor) | dict(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size)))
+    sizes = dict(size=dict(shortest_edge=size), crop_size=dict(height=size, width=size))
+    write_json(processor, read_json(processor) | sizes)
     return folder
 
 # %% ../../nbs/encoders/77_clip.ipynb #eb51c158
 CLIP_HUB = "openai/clip-vit-base-patch32"    # taken where neither the caller nor VIDEOLIGHTS_CLIP names another
-_REMEDY = (f"download config.json, model.safetensors, tokenizer.json and preprocessor_config.json of {CLIP_HUB} or another CLIP into a folder, "
-           "and name that folder (or let VIDEOLIGHTS_CLIP name it)")
+_REMEDY = (f"download config.json, model.safetensors, tokenizer.json and preprocessor_config.json of {CLIP_HUB} "
+           "or another CLIP into a folder, and name that folder (or let VIDEOLIGHTS_CLIP name it)")
 
 
 def load_clip(
@@ -135,7 +138,7 @@ def load_clip(
     "The parts of a CLIP; whatever is missing or does not fit is one line."
     with loading(source, "CLIP", _REMEDY):
         model = load_whole(CLIPModel, source)
-        tokenizer = CLIPTokenizerFast.from_pretrained(source).backend_tokenizer
+        tokenizer = CLIPTokenizer.from_pretrained(source).backend_tokenizer
         if tokenizer.get_vocab_size() != (known := model.config.text_config.vocab_size):
             raise ValueError(f"its tokenizer knows {tokenizer.get_vocab_size()} tokens, its text encoder {known}")
         return model.float(), tokenizer, read_preprocessing(source, model.config.vision_config.image_size)
@@ -144,8 +147,10 @@ def load_clip(
 class ClipEncoder(FrameEncoder, OnDevice):
     "CLIP in torch."
     name = "clip"
+    preprocessing: dict
 
-    def __init__(self, model, tokenizer, preprocessing, device="auto", half=False, batch=32, frames_per_clip=1, licence="MIT (openai/CLIP)"):
+    def __init__(self, model, tokenizer, preprocessing, device="auto", half=False, batch=32, frames_per_clip=1,
+                 licence="MIT (openai/CLIP)"):
         place, config = self.place(device, half), model.config
         self.model = model.to(place)
         self.frames, self.tokens = Frames(model, preprocessing).eval().to(place), Tokens(model).eval()
@@ -169,7 +174,8 @@ class ClipEncoder(FrameEncoder, OnDevice):
 
     @torch.inference_mode()
     def token_states(self, ids, mask):
-        with self.precision(): return self.tokens(*(torch.from_numpy(x).to(self.device) for x in (ids, mask))).float().cpu().numpy()
+        with self.precision():
+            return self.tokens(*(torch.from_numpy(x).to(self.device) for x in (ids, mask))).float().cpu().numpy()
 
 
 default_clip = ClipEncoder.from_pretrained   # as the registry makes it
@@ -183,7 +189,7 @@ def to_pixels(
     mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     return (torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
-
+# %% ../../nbs/encoders/77_clip.ipynb #8daee5cd
 class ClipMatcher:
     "CLIP's cosine."
     name = "clip"

@@ -13,15 +13,12 @@ import shutil
 import socket
 import uuid
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 from ..config import InputError
 from .captioners import get_captioner, get_matcher
-from .extraction import (FAILURES, SETTINGS, ExtractionRun, Job, extract_videos, log_failure, missing_jobs, open_encoders,
-                                             video_bar, video_file)
+from .extraction import SETTINGS, ExtractionRun, Job, extract_videos, missing_jobs, open_encoders, video_bar, video_file
 from .synthesis import CAPTION_SETTINGS, Recipe, caption_jobs, caption_videos
-from ..files import write_jsonl
 
 # %% ../../nbs/encoders/85_cluster.ipynb #8bcac1aa
 PARTS = ".parts"   # in the output folder: what workers have in hand
@@ -30,7 +27,8 @@ PARTS = ".parts"   # in the output folder: what workers have in hand
 def check_shared(out, file):
     "An error where a worker does not see the output folder, by a file that must be there."
     if not Path(out, file).exists():
-        raise InputError(f"{out}: {socket.gethostname()} does not see this folder; videos and --out must lie in a file system that all machines share")
+        raise InputError(f"{out}: {socket.gethostname()} does not see this folder; videos and --out must lie in a "
+                         "file system that all machines share")
 
 
 @dataclass(frozen=True)
@@ -50,9 +48,10 @@ class Extraction:
 
     def do(self, jobs, encoders):
         jobs = missing_jobs({job.vid: job.path for job in jobs}, self.sources, self.out)
-        made = Path(self.out, PARTS, uuid.uuid4().hex)                      # files are finished here, then take their place
+        made = Path(self.out, PARTS, uuid.uuid4().hex)       # files are finished here, then take their place
         try:
-            run = extract_videos(jobs, encoders, made, self.clip_seconds, self.options.get("batch", 8), self.workers, progress=False, at=self.at)
+            batch = self.options.get("batch", 8)
+            run = extract_videos(jobs, encoders, made, self.clip_seconds, batch, self.workers, progress=False, at=self.at)
             for job in jobs:
                 for source in job.sources if job.vid in run.done else ():
                     place = video_file(self.out, source, job.vid)
@@ -73,10 +72,11 @@ class Captioning:
 
     def open(self):
         check_shared(self.out, CAPTION_SETTINGS)
-        networks = [get(name, weights, **options) for get, (name, weights, options) in ((get_captioner, self.captioner), (get_matcher, self.matcher))]
+        (name, weights, options), (other, places, more) = self.captioner, self.matcher
+        captioner, matcher = get_captioner(name, weights, **options), get_matcher(other, places, **more)
         def do(jobs):
             jobs = caption_jobs({job.vid: job.path for job in jobs}, self.out)
-            return caption_videos(jobs, *networks, self.recipe, self.out, self.batch, progress=False)
+            return caption_videos(jobs, captioner, matcher, self.recipe, self.out, self.batch, progress=False)
         return do
 
 # %% ../../nbs/encoders/85_cluster.ipynb #81f3577d
@@ -97,7 +97,8 @@ class Worker:
         jobs = [Job(os.fsdecode(vid), Path(os.fsdecode(path)), []) for vid, path in zip(rows["vid"], rows["path"])]
         try:
             self.do, failed = self.do or self.work.open(), {}
-            for part in [[job] for job in jobs] if any(map(self.deaths, jobs)) else [jobs]: failed |= self.attempt(part)
+            for part in [[job] for job in jobs] if any(map(self.deaths, jobs)) else [jobs]:
+                failed |= self.attempt(part, self.do)
             return dict(vid=[*rows["vid"]], reason=[os.fsencode(failed.get(job.vid, "")) for job in jobs])
         except InputError as e: reason = str(e)
         except Exception as e: reason = f"a worker on {socket.gethostname()} cannot go on ({type(e).__name__}: {e})"
@@ -106,12 +107,12 @@ class Worker:
     def note(self, job): return Path(self.work.out, PARTS, f"{job.vid}.begun")
     def deaths(self, job): return self.note(job).stat().st_size if self.note(job).exists() else 0
 
-    def attempt(self, jobs):
+    def attempt(self, jobs, do):
         "Do videos, with notes as long as it lasts."
         if self.deaths(jobs[0]) >= self.tries: return {jobs[0].vid: f"{self.tries} workers died of it"}
         for job in jobs:
             with open(self.note(job), "ab") as note: note.write(b".")
-        failed = self.do(jobs)
+        failed = do(jobs)
         for job in jobs: self.note(job).unlink()
         return failed
 
@@ -125,10 +126,11 @@ def connect(
     local = address == "local"
     try: ray.init(address=None if local else address, log_to_driver=False, include_dashboard=False if local else None)
     except (ConnectionError, ValueError) as e:
-        raise InputError(f"no Ray cluster answers at '{address}' ({' '.join(str(e).split())[:120]}); start one with `ray start --head`, or take --ray-address local") from None
+        raise InputError(f"no Ray cluster answers at '{address}' ({' '.join(str(e).split())[:120]}); "
+                         "start one with `ray start --head`, or take --ray-address local") from None
 
 # %% ../../nbs/encoders/85_cluster.ipynb #09ca6989
-def room():
+def room() -> tuple[int, dict]:
     "(workers that the cluster has room for, what each of them needs)"
     import ray
     have = ray.cluster_resources()
@@ -146,14 +148,16 @@ def stream(
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)           # a dead worker is no news: its videos go out again
     data.DataContext.get_current().enable_progress_bars = False
     (most, needs), chunks = room(), -(-len(jobs) // chunk)
-    rows = data.from_items([dict(vid=os.fsencode(job.vid), path=os.fsencode(job.path)) for job in jobs], override_num_blocks=chunks)
+    items = [dict(vid=os.fsencode(job.vid), path=os.fsencode(job.path.resolve())) for job in jobs]
+    rows = data.from_items(items, override_num_blocks=chunks)
     pool = data.ActorPoolStrategy(size=min(most, chunks), max_tasks_in_flight_per_actor=2)
     try:
         for row in rows.map_batches(Worker, fn_constructor_args=(work,), batch_size=chunk, compute=pool, **needs).iter_rows():
             if not row["vid"]: raise InputError(os.fsdecode(row["reason"]))
             yield os.fsdecode(row["vid"]), os.fsdecode(row["reason"])
     except exceptions.RayError as e:
-        raise InputError(f"workers cannot work on the cluster ({' '.join(str(e).split())[:160]}); is videolights installed on all its machines?") from None
+        raise InputError(f"workers cannot work on the cluster ({' '.join(str(e).split())[:160]}); "
+                         "is videolights installed on all its machines?") from None
 
 # %% ../../nbs/encoders/85_cluster.ipynb #a411cfa5
 def spread(
@@ -181,13 +185,10 @@ def encode_on_cluster(
 ):               # stands in for `extract_videos`
     "What encodes videos by all machines."
     def encode(jobs, encoders, out, clip_seconds, batch, workers, doubles=(), progress=True, at=0.5):
-        work, paths = Extraction(tuple(sources), str(Path(out).resolve()), clip_seconds, options, workers, at), {job.vid: job.path for job in jobs}
-        write_jsonl(Path(out, FAILURES), [])
-        run = ExtractionRun(out, {}, batch, None)
-        failed = spread(work, [Job(job.vid, job.path.resolve(), []) for job in jobs], chunk, progress, "extracting")
-        for vid, path, reason in chain(((str(path), path, reason) for path, reason in doubles), ((vid, paths[vid], reason) for vid, reason in failed)):
-            run.failed[vid] = reason; log_failure(out, path, reason)
-        run.done = [vid for vid in paths if vid not in run.failed]
+        run, by_vid = ExtractionRun(out, {}, batch, video_bar(0, "", False), doubles), {job.vid: job for job in jobs}
+        work = Extraction(tuple(sources), str(Path(out).resolve()), clip_seconds, options, workers, at)
+        for vid, reason in spread(work, jobs, chunk, progress, "extracting"): run.fail(by_vid[vid], reason)
+        run.done = [vid for vid in by_vid if vid not in run.failed]
         return run
     return encode
 
@@ -196,7 +197,8 @@ class Named:
     "Stands for a captioner or matcher that the workers alone load."
     frame_size = None
 
-    def __init__(self, name, weights, options): self.name, self.weights, self.sample = name, str(weights), options.get("sample", False)
+    def __init__(self, name, weights, options):
+        self.name, self.weights, self.sample = name, str(weights), options.get("sample", False)
 
 
 def caption_on_cluster(
@@ -206,6 +208,6 @@ def caption_on_cluster(
 ):              # stands in for `caption_videos`
     "What captions videos by all machines."
     def caption(jobs, _captioner, _matcher, recipe, out, batch, progress):
-        jobs = [Job(job.vid, job.path.resolve(), job.sources) for job in jobs]
-        return dict(spread(Captioning(captioner, matcher, recipe, str(Path(out).resolve()), batch), jobs, chunk, progress, "captioning"))
+        work = Captioning(captioner, matcher, recipe, str(Path(out).resolve()), batch)
+        return dict(spread(work, jobs, chunk, progress, "captioning"))
     return caption

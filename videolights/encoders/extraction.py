@@ -54,7 +54,7 @@ def videos_by_id(
 def video_file(out, source, vid): return Path(out, f"{source}_features", f"{vid}.npz")
 def text_file(out, source, qid): return Path(out, f"{source}_text_features", f"qid{qid}.npz")
 
-
+# %% ../../nbs/encoders/82_extraction.ipynb #3fb90a40
 def save_features(
     path,
     **arrays,  # numbers become half precision
@@ -63,12 +63,13 @@ def save_features(
     halves = {}
     for key, x in arrays.items():
         with np.errstate(over="ignore"): halves[key] = x.astype(np.float16) if x.dtype.kind == "f" else x
-        if x.dtype.kind == "f" and not np.isfinite(halves[key]).all(): raise ValueError("its features are not finite in half precision")
+        if x.dtype.kind == "f" and not np.isfinite(halves[key]).all():
+            raise ValueError("its features are not finite in half precision")
     with atomic_path(path) as temporary, open(temporary, "wb") as file: np.savez(file, **halves)
 
 
 def sweep(
-    folder: Path,
+    folder,
     age=3600,  # seconds
 ):
     "Remove half-written files that a killed run has left; young ones may belong to a run beside this one."
@@ -150,17 +151,18 @@ SETTINGS, FAILURES = "extraction.json", "failures.jsonl"
 
 
 def check_settings(
-    out,            # a folder of results
-    what: str,      # that were made with them, such as "features"
-    before: dict,   # setting -> value; None goes with any
-    now: dict,
+    out,      # a folder of results
+    what,     # that were made with them, such as "features"
+    before,   # {setting: value}; None goes with any
+    now,      # the same
 ):
     "An error where results would be made with other settings than those in the folder."
     for key, value in before.items():
         if value is not None and now.get(key) != value:
-            raise InputError(f"{out}: its {what} were made with {key} {value!r}, not {now.get(key)!r}; choose another --out, or the settings of before")
+            raise InputError(f"{out}: its {what} were made with {key} {value!r}, not {now.get(key)!r}; "
+                             "choose another --out, or the settings of before")
 
-
+# %% ../../nbs/encoders/82_extraction.ipynb #1d65a232
 def record_settings(
     out,           # folder of features
     encoders,      # {source: encoder}
@@ -169,10 +171,11 @@ def record_settings(
     at=0.5,        # instant of a clip that frames are taken at
 ):
     "Write down what a folder's features are made with; other settings than before are an error."
-    facts = lambda e: {k: getattr(e, k, None) for k in ("video_dim", "text_dim", "frames_per_clip", "preprocessing", "licence")}
-    sources = json.loads(json.dumps({name: facts(e) | {"weights": str(weights.get(name, ""))} for name, e in encoders.items()}))
+    keys = "video_dim", "text_dim", "frames_per_clip", "preprocessing", "licence"
+    facts = lambda name, e: {key: getattr(e, key, None) for key in keys} | {"weights": str(weights.get(name, ""))}
+    sources = json.loads(json.dumps({name: facts(name, e) for name, e in encoders.items()}))     # as they come back from the file
     path, clips = Path(out, SETTINGS), dict(clip_seconds=clip_seconds, at=at)
-    before = dict(at=0.5) | read_json(path) if path.exists() else clips | dict(sources={})
+    before: dict = dict(at=0.5) | read_json(path) if path.exists() else dict(clips, sources={})
     check_settings(out, "features", {key: before[key] for key in clips}, clips)
     for name, found in sources.items(): check_settings(out, f"{name} features", before["sources"].get(name, {}), found)
     write_json(path, clips | dict(sources=before["sources"] | sources))
@@ -181,8 +184,7 @@ def record_settings(
 def reason_of(
     error,
     path,  # of the video
-):
-    "Why a video failed, in one line without its path."
+):         # why it failed, in one line without its path
     return " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
 
 
@@ -200,9 +202,18 @@ class ExtractionRun:
     "One extraction: what is done, what failed, how far it is."
     skipped = texts = 0   # videos that were there already, queries encoded
 
-    def __init__(self, out, encoders, batch, bar):
+    def __init__(
+        self,
+        out,         # folder of features; begins a new list of failures there
+        encoders,    # {source: encoder}
+        batch,       # clips that an encoder sees at once
+        bar,         # see `video_bar`
+        doubles=(),  # (path, reason) of files that failed before they were opened
+    ):
         self.out, self.bar, self.done, self.failed, self.clips = Path(out), bar, [], {}, 0
         self.batches = {name: Batches(encoder, name, batch, self) for name, encoder in encoders.items()}
+        write_jsonl(self.out / FAILURES, [])
+        for path, reason in doubles: self.fail(Job(str(path), path, []), reason)
 
     def fail(self, job, error):
         "Put a video on the list of failures, once, and forget its clips."
@@ -222,9 +233,11 @@ class ExtractionRun:
 
     def finish(self, job):
         "Write the files of a video if its rows are complete."
-        if not job.ended or job.vid in self.failed or any(len(job.rows[name]) < job.clips for name in job.sources): return
+        if not job.ended or job.vid in self.failed or any(len(job.rows[name]) < job.clips for name in job.sources):
+            return
         try:
-            for name in job.sources: save_features(video_file(self.out, name, job.vid), features=np.stack(job.rows[name]))
+            for name in job.sources:
+                save_features(video_file(self.out, name, job.vid), features=np.stack(job.rows[name]))
         except ValueError as e: return self.fail(job, e)
         self.done.append(job.vid); job.rows.clear(); self.bar.update()
 
@@ -234,7 +247,7 @@ def video_bar(total, label, show=True):
     from tqdm.auto import tqdm
     return tqdm(total=total, disable=not show, unit="video", desc=label, mininterval=.5, dynamic_ncols=True)
 
-
+# %% ../../nbs/encoders/82_extraction.ipynb #3a9188a2
 def extract_videos(
     jobs,          # list of Jobs
     encoders,      # {source: encoder}
@@ -247,14 +260,13 @@ def extract_videos(
     at=0.5,        # instant in each F-th part of a clip, see `read_views`
 ) -> ExtractionRun:
     "Decode, encode and write; failures go to OUT/failures.jsonl."
-    write_jsonl(Path(out, FAILURES), [])
     views = {name: (encoder.frames_per_clip, encoder.frame_size) for name, encoder in encoders.items()}
     with video_bar(len(jobs) + len(doubles), "extracting", progress) as bar:
-        run, start = ExtractionRun(out, encoders, batch, bar), time.time()
-        for path, reason in doubles: run.fail(Job(str(path), path, []), reason)
+        run, start = ExtractionRun(out, encoders, batch, bar, doubles), time.time()
         for job, clip in decode_ahead(jobs, views, clip_seconds, workers, 2 * batch, at):
             run.take(job, clip)
-            bar.set_postfix(clips=run.clips, rate=f"{run.clips / (time.time() - start + 1e-9):.1f}/s", failed=len(run.failed), refresh=False)
+            rate = run.clips / (time.time() - start + 1e-9)
+            bar.set_postfix(clips=run.clips, rate=f"{rate:.1f}/s", failed=len(run.failed), refresh=False)
         for batches in run.batches.values(): batches.flush()
     return run
 
@@ -309,9 +321,11 @@ def write_dataset(
         left[split] = len(rows) - len(here)
         if here: kept[split] = f"annotations/{split}.jsonl"; write_annotations(out / kept[split], here)
     sources = [dict(name=n, kind="video", dim=e.video_dim, folder=f"{n}_features") for n, e in encoders.items()]
-    sources += [dict(name=f"{n}_text", kind="text", dim=e.text_dim, folder=f"{n}_text_features") for n, e in encoders.items() if e.text_dim]
-    facts = dict(name=out.resolve().name, protocol=protocol, clip_seconds=clip_seconds, at=at, root=".", encoder="+".join(encoders), splits=kept, sources=sources)
-    DataConfig(**facts)                                                    # what is wrong with it is found before it is written
+    readers = {f"{n}_text": e.text_dim for n, e in encoders.items() if e.text_dim}
+    sources += [dict(name=n, kind="text", dim=dim, folder=f"{n}_features") for n, dim in readers.items()]
+    facts: dict = dict(name=out.resolve().name, protocol=protocol, clip_seconds=clip_seconds, at=at, root=".",
+                       encoder="+".join(encoders), splits=kept, sources=sources)
+    DataConfig(**facts)              # what is wrong with it is found before it is written
     path = out / "dataset.yaml"
     write_text(path, "# Written by `videolights extract`\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
     return path, left
@@ -325,15 +339,17 @@ def open_encoders(
     batch=8,        # clips at a time
 ):                  # {source: encoder}
     "The encoders of a contract."
-    if doubled := [s for s, n in Counter(sources).items() if n > 1]: raise InputError(f"--sources: '{doubled[0]}' is there twice; name each source once")
-    if unknown := set(weights) - set(sources): raise InputError(f"--weights: '{min(unknown)}' is not among the sources {', '.join(sources)}")
+    if doubled := [s for s, n in Counter(sources).items() if n > 1]:
+        raise InputError(f"--sources: '{doubled[0]}' is there twice; name each source once")
+    if unknown := set(weights) - set(sources):
+        raise InputError(f"--weights: '{min(unknown)}' is not among the sources {', '.join(sources)}")
     if set(sources) - {"builtin"}:
         from videolights.encoders.networks import pick_device
         pick_device(device)      # a wrong one is an error before weights are looked for
     options = lambda s: {} if s == "builtin" else dict(device=device, half=half, batch=batch)
     return {s: get_encoder(s, {s: weights[s]} if s in weights else {}, **options(s)) for s in sources}
 
-
+# %% ../../nbs/encoders/82_extraction.ipynb #265c5ed6
 def missing_jobs(
     found,      # {id: path}
     sources,    # names of features
@@ -359,8 +375,10 @@ def extract(
     encode=extract_videos, # what encodes the videos
 ):                         # (ExtractionRun, path of the data set's YAML or None, {split: queries left out})
     "Features of videos and queries, in the layout of the public packs, with a data set that can be trained on."
-    if not 0 < clip_seconds < float("inf"): raise InputError(f"clip_seconds is {clip_seconds}; give a positive number of seconds")
-    if not 0 <= at < 1: raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
+    if not 0 < clip_seconds < float("inf"):
+        raise InputError(f"clip_seconds is {clip_seconds}; give a positive number of seconds")
+    if not 0 <= at < 1:
+        raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
     splits = {}
     for path in annotations: splits.setdefault(split_name(path), []).extend(read_annotations(path, protocol))
     found, doubles = videos_by_id(videos, out)

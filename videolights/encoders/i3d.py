@@ -32,7 +32,7 @@ def pool_same(
     "The largest of a cube."
     return F.max_pool3d(pad_same(x, kernel, stride), kernel, stride)
 
-
+# %% ../../nbs/encoders/80_i3d.ipynb #fe5e7c8f
 class Unit(nn.Module):
     "A convolution with normalisation and ReLU, or (the classifier) with a bias alone."
 
@@ -65,12 +65,15 @@ class Mixed(nn.Module):
 # %% ../../nbs/encoders/80_i3d.ipynb #63b4c793
 MIXED = {   # name -> channels of b0, b1a, b1b, b2a, b2b, b3b
     "3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64),
-    "4b": (192, 96, 208, 16, 48, 64), "4c": (160, 112, 224, 24, 64, 64), "4d": (128, 128, 256, 24, 64, 64), "4e": (112, 144, 288, 32, 64, 64),
+    "4b": (192, 96, 208, 16, 48, 64), "4c": (160, 112, 224, 24, 64, 64),
+    "4d": (128, 128, 256, 24, 64, 64), "4e": (112, 144, 288, 32, 64, 64),
     "4f": (256, 160, 320, 32, 128, 128), "5b": (256, 160, 320, 32, 128, 128), "5c": (384, 192, 384, 48, 128, 128),
 }
-_POOLED = {"2b": ((1, 3, 3), (1, 2, 2)), "3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2))}   # before these
+_POOLED = {   # before these: kernel and stride
+    "2b": ((1, 3, 3), (1, 2, 2)), "3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2)),
+}
 
-
+# %% ../../nbs/encoders/80_i3d.ipynb #d3e3a435
 class I3D(nn.Module):
     "Inflated Inception: frames (B, channels, T, H, W) in [-1, 1] -> features (B, 1024)."
 
@@ -93,7 +96,8 @@ class I3D(nn.Module):
     def maps(self, x):
         "What the last stage sees: (B, channels, T, H, W) -> (B, dim, T / 8, H / 32, W / 32)"
         x = self.Conv3d_2c_3x3(self.Conv3d_2b_1x1(pool_same(self.Conv3d_1a_7x7(x), *_POOLED["2b"])))
-        for name in MIXED: x = self.get_submodule(f"Mixed_{name}")(pool_same(x, *_POOLED[name]) if name in _POOLED else x)
+        for name in MIXED:
+            x = self.get_submodule(f"Mixed_{name}")(pool_same(x, *_POOLED[name]) if name in _POOLED else x)
         return x
 
     def forward(self, x):
@@ -110,11 +114,12 @@ def load_i3d(
     "Published weights in the network, every one by its name."
     return fit_weights(network or unfilled(lambda: I3D(channels=2 if flow else 3)), read_weights(path), path, ["logits."])
 
-
+# %% ../../nbs/encoders/80_i3d.ipynb #ad89dc56
 class I3DEncoder(NetworkEncoder):
     "I3D of colours, or of flow where the network has two channels; 1024 columns."
     mean, std = 0.5, 0.5
-    preprocessing = "32 frames evenly over the clip, shorter side to 256, centre 224x224, p/127.5 - 1; mean over space, neighbouring moments, time"
+    preprocessing = ("32 frames evenly over the clip, shorter side to 256, centre 224x224, p/127.5 - 1; "
+                     "mean over space, neighbouring moments, time")
     licence = "Apache-2.0 (pytorch-i3d, after DeepMind's kinetics-i3d)"
 
     def __init__(self, network, size=256, **options):
@@ -123,7 +128,8 @@ class I3DEncoder(NetworkEncoder):
         super().__init__(network, network.dim, size=size, **options)
 
     def prepare(self, clips):
-        if clips.shape[-1] != self.channels: raise InputError(f"{self.name}: clips have {clips.shape[-1]} channels, the network wants {self.channels}")
+        if clips.shape[-1] != self.channels:
+            raise InputError(f"{self.name}: clips have {clips.shape[-1]} channels, the network wants {self.channels}")
         top, left = ((n - self.crop) // 2 for n in clips.shape[2:4])
         return super().prepare(clips[:, :, top:top + self.crop, left:left + self.crop])
 
@@ -136,7 +142,8 @@ class I3DEncoder(NetworkEncoder):
     ):
         "The published network."
         file = "flow_imagenet.pt" if flow else "rgb_imagenet.pt"
-        return cls(load_i3d(find_weights(weights, [file], f"{file} of the pytorch-i3d repository (folder models)"), flow), **options)
+        path = find_weights(weights, [file], f"{file} of the pytorch-i3d repository (folder models)")
+        return cls(load_i3d(path, flow), **options)
 
 
 default_i3d = I3DEncoder.from_pretrained   # as the registry makes it

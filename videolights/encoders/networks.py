@@ -56,7 +56,9 @@ def find_weights(
 def _from_hub(name, names, remedy):
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(name, allow_patterns=list(names)))
-    except Exception as e: raise InputError(f"{name}: neither a file here nor to be had from the hub ({one_line(e, 120)}); get {remedy}") from None
+    except Exception as e:
+        raise InputError(f"{name}: neither a file here nor to be had from the hub ({one_line(e, 120)}); "
+                         f"get {remedy}") from None
 
 # %% ../../nbs/encoders/76_networks.ipynb #1d8bcdce
 _TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")    # begins the old format of torch.save; the new one is a zip
@@ -89,7 +91,8 @@ def read_weights(
 ) -> dict:  # name -> tensor
     "The tensors of a file; nothing in it is executed."
     try: found = _read_file(Path(path))
-    except Exception as e: raise InputError(f"{path}: refused, {_why_refused(e)} download it again from where it was published") from None
+    except Exception as e:
+        raise InputError(f"{path}: refused, {_why_refused(e)} download it again from where it was published") from None
     for key in ("model_state", "state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict): found = found[key]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
@@ -110,7 +113,7 @@ def unfilled(
     with torch.device("meta"): network = make()
     return network.to_empty(device="cpu")
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #97471e8d
 def fit_weights(
     network: nn.Module,
     state,           # name -> tensor, in the network's names
@@ -126,7 +129,8 @@ def fit_weights(
               if n in wanted and _squeezed(v) != _squeezed(wanted[n])]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(f"{where}: does not fit {type(network).__name__}: {'; '.join(wrong[:3])}{more}; is it the file of another variant?")
+        raise InputError(f"{where}: does not fit {type(network).__name__}: {'; '.join(wrong[:3])}{more}; "
+                         "is it the file of another variant?")
     network.load_state_dict({n: v.reshape(wanted[n].shape) for n, v in state.items()}, strict=False)
     return network.eval().requires_grad_(False)
 
@@ -145,7 +149,7 @@ def quiet():
         logging.disable(level)
         if bars: enable_progress_bar()
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #eaf7907a
 @contextmanager
 def loading(
     source,   # folder or hub id
@@ -155,22 +159,24 @@ def loading(
     "Around `from_pretrained`: quiet, and any error is one line that says what to do."
     try:
         with quiet():
-            if str(source).startswith(("/", ".")) and not Path(source).is_dir(): raise ValueError("there is no such folder")
+            if str(source).startswith(("/", ".")) and not Path(source).is_dir():
+                raise ValueError("there is no such folder")
             yield
     except ImportError: raise
     except Exception as e: raise InputError(f"{source}: no {what} could be loaded ({one_line(e)}); {remedy}") from e
 
-# %% ../../nbs/encoders/76_networks.ipynb #eaf7907a
+# %% ../../nbs/encoders/76_networks.ipynb #2fd33373
 def load_whole(
     kind,      # a class of transformers' models
     source,    # folder or hub id
 ):             # the model, in evaluation mode, without gradients
     "A model with all its weights."
     model, report = kind.from_pretrained(source, output_loading_info=True)
-    if missing := sorted(report["missing_keys"]): raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{len(missing)} weights are missing, such as {missing[0]}")
     return model.eval().requires_grad_(False)
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #ed6d2ba7
 def random_model(
     kind,                        # a class of transformers' models
     folder,                      # to write
@@ -196,10 +202,11 @@ def pick_device(
     "The device to compute on; one that is not there is an error."
     if name == "auto": name = "cuda" if torch.cuda.is_available() else "cpu"
     try: torch.zeros(1, device=name)
-    except Exception as e: raise InputError(f"device {name}: cannot be used ({one_line(e, 80)}); choose cpu or auto") from None
+    except Exception as e:
+        raise InputError(f"device {name}: cannot be used ({one_line(e, 80)}); choose cpu or auto") from None
     return torch.device(name)
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #9535f26e
 class OnDevice:
     "What computes on a device, in single or half precision."
     name: str
@@ -212,7 +219,8 @@ class OnDevice:
         "Choose device and precision."
         self.device = pick_device(device)
         cuda = self.device.type == "cuda"
-        if half and not cuda: raise InputError(f"{self.name}: half precision needs CUDA, the device is {self.device}; leave it out")
+        if half and not cuda:
+            raise InputError(f"{self.name}: half precision needs CUDA, the device is {self.device}; leave it out")
         self.half = cuda if half is None else half
         return self.device
 
@@ -247,7 +255,8 @@ class NetworkEncoder(OnDevice):
     def encode_batch(self, clips):
         "Rows (B, video_dim) of a few clips (B, F, H, W, C)."
         if clips.shape[1] != self.frames_per_clip:
-            raise InputError(f"{self.name}: a clip has {clips.shape[1]} frames, the network wants {self.frames_per_clip}")
+            raise InputError(f"{self.name}: a clip has {clips.shape[1]} frames, the network wants "
+                             f"{self.frames_per_clip}")
         with self.precision(): return self.network(self.prepare(clips)).float().cpu().numpy()
 
     def encode_video(self, clips):
@@ -256,6 +265,7 @@ class NetworkEncoder(OnDevice):
         if not rows: raise InputError("a video of zero clips cannot be encoded; give at least one clip")
         return np.concatenate(rows)
 
-    def encode_text(self, queries): raise InputError(f"{self.name} has no text side; take the words from another encoder, such as clip")
+    def encode_text(self, queries):
+        raise InputError(f"{self.name} has no text side; take the words from another encoder, such as clip")
 
     words = encode_text

@@ -32,7 +32,8 @@ _LARGEST = 2**31   # bytes that a single ONNX file can hold
 def check_size(network, name):
     "Refuse a network that one file cannot hold."
     size = 4 * sum(p.numel() for p in network.parameters())
-    if size > _LARGEST: raise InputError(f"{name}: would have {size / 2**30:.1f} GB, and an ONNX file holds 2; export a smaller CLIP")
+    if size > _LARGEST:
+        raise InputError(f"{name}: would have {size / 2**30:.1f} GB, and an ONNX file holds 2; export a smaller CLIP")
 
 
 def save_graphs(
@@ -42,8 +43,8 @@ def save_graphs(
     "Write both networks of an encoder."
     dim, about = torch.export.Dim, {"videolights": encoder_metadata(encoder.facts)}
     for network, name in ((encoder.frames, VIDEO), (encoder.tokens, TEXT)): check_size(network, name)
-    frames, sizes = dict(frames=torch.zeros(3, 40, 54, 3, dtype=torch.uint8)), {0: dim("frames"), 1: dim("height", min=2), 2: dim("width", min=2)}
-    save_graph(encoder.frames, frames, dict(frames=sizes), ["embeddings"], about, folder / VIDEO)
+    frames, sizes = torch.zeros(3, 40, 54, 3, dtype=torch.uint8), {0: dim("frames"), 1: dim("height", min=2), 2: dim("width", min=2)}
+    save_graph(encoder.frames, dict(frames=frames), dict(frames=sizes), ["embeddings"], about, folder / VIDEO)
     tokens, sizes = torch.zeros(3, 9, dtype=torch.int64), {0: dim("batch"), 1: dim("tokens", max=encoder.max_tokens)}
     save_graph(encoder.tokens, dict(ids=tokens, mask=tokens + 1), dict(ids=sizes, mask=sizes), ["states"], about, folder / TEXT)
 
@@ -93,7 +94,8 @@ def encoder_readme(
 ) -> str:
     "The README of an encoder bundle."
     template = files("videolights.encoders").joinpath("static/encoder_readme.md").read_text("utf-8")
-    return template.format(title=title, weights=weights, worst=parity["worst"], videos=len(VIDEOS), sentences=len(SENTENCES), **facts, **facts["preprocessing"])
+    checked = dict(worst=parity["worst"], videos=len(VIDEOS), sentences=len(SENTENCES))
+    return template.format(title=title, weights=weights, **checked, **facts, **facts["preprocessing"])
 
 # %% ../../nbs/encoders/81_onnx.ipynb #70c252d5
 def export_encoder(

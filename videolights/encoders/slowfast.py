@@ -23,7 +23,7 @@ def conv(
     "A convolution that keeps what its stride leaves."
     return nn.Conv3d(inputs, outputs, kernel, stride, tuple(k // 2 for k in kernel), bias=False)
 
-
+# %% ../../nbs/encoders/78_slowfast.ipynb #3152abfb
 class Stem(nn.Module):
     "The first convolution of a pathway: a quarter of the height and width remains."
 
@@ -57,7 +57,9 @@ class Block(nn.Module):
     def __init__(self, inputs, inner, outputs, frames, stride):
         super().__init__()
         self.widens = inputs != outputs or stride > 1
-        if self.widens: self.branch1, self.branch1_bn = conv(inputs, outputs, (1, 1, 1), (1, stride, stride)), nn.BatchNorm3d(outputs)
+        if self.widens:
+            self.branch1 = conv(inputs, outputs, (1, 1, 1), (1, stride, stride))
+            self.branch1_bn = nn.BatchNorm3d(outputs)
         self.branch2 = Bottleneck(inputs, inner, outputs, frames, stride)
 
     def forward(self, x):
@@ -77,7 +79,8 @@ class Pathways(nn.Module):
 
     def forward(self, *pathways):
         "slow (B, C, T / alpha, H, W), fast (B, C', T, H, W) -> the same of the last modules"
-        for name in self.names: pathways = tuple(self.get_submodule(f"pathway{p}_{name}")(x) for p, x in enumerate(pathways))
+        for name in self.names:
+            pathways = tuple(self.get_submodule(f"pathway{p}_{name}")(x) for p, x in enumerate(pathways))
         return pathways
 
 
@@ -90,7 +93,7 @@ def residual_blocks(
     "Blocks of one pathway in one stage."
     return {f"res{i}": Block(outputs if i else inputs, inner, outputs, frames, 1 if i else stride) for i in range(depth)}
 
-
+# %% ../../nbs/encoders/78_slowfast.ipynb #54de0d9c
 class Fuse(nn.Module):
     "The fast pathway's news for the slow one."
 
@@ -120,7 +123,8 @@ class SlowFast(nn.Module):
         self.s1_fuse, (slow, fast) = Fuse(width // beta, alpha), both(1)
         for number, (depth, n, frames) in enumerate(zip(depths, (1, 2, 4, 8), (1, 1, 3, 3)), 2):
             plan = zip((slow + 2 * fast, fast), both(n), both(4 * n), (frames, 3))
-            self.add_module(f"s{number}", Pathways(*(residual_blocks(*pathway, 1 if number == 2 else 2, depth) for pathway in plan)))
+            stride = 1 if number == 2 else 2
+            self.add_module(f"s{number}", Pathways(*(residual_blocks(*pathway, stride, depth) for pathway in plan)))
             slow, fast = both(4 * n)
             if number < 5: self.add_module(f"s{number}_fuse", Fuse(fast, alpha))
         if classes: self.head = nn.ModuleDict({"projection": nn.Linear(self.dim, classes)})
@@ -139,22 +143,21 @@ class SlowFast(nn.Module):
         return self.head["projection"](self(frames))
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #a045e4e2
-_BLOCK, _RES = r"blocks\.(\d)\.multipathway_", r"res_blocks\.(\d)\."     # PyTorchVideo's names begin so
-_PYTORCHVIDEO = [                                                          # pattern -> PySlowFast's name; <n> is the stage before
+_PYTORCHVIDEO = [   # pattern -> PySlowFast's name; <n> is the stage before
     (r"blocks\.0\.multipathway_blocks\.(\d)\.conv\.", r"s1.pathway\1_stem.conv."),
     (r"blocks\.0\.multipathway_blocks\.(\d)\.norm\.", r"s1.pathway\1_stem.bn."),
-    (_BLOCK + r"fusion\.conv_fast_to_slow\.", r"s<\1>_fuse.conv_f2s."),
-    (_BLOCK + r"fusion\.norm\.", r"s<\1>_fuse.bn."),
-    (_BLOCK + r"blocks\.(\d)\." + _RES + r"branch1_conv\.", r"s<\1>.pathway\2_res\3.branch1."),
-    (_BLOCK + r"blocks\.(\d)\." + _RES + r"branch1_norm\.", r"s<\1>.pathway\2_res\3.branch1_bn."),
-    (_BLOCK + r"blocks\.(\d)\." + _RES + r"branch2\.conv_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4."),
-    (_BLOCK + r"blocks\.(\d)\." + _RES + r"branch2\.norm_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4_bn."),
+    (r"blocks\.(\d)\.multipathway_fusion\.conv_fast_to_slow\.", r"s<\1>_fuse.conv_f2s."),
+    (r"blocks\.(\d)\.multipathway_fusion\.norm\.", r"s<\1>_fuse.bn."),
+    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch1_conv\.", r"s<\1>.pathway\2_res\3.branch1."),
+    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch1_norm\.", r"s<\1>.pathway\2_res\3.branch1_bn."),
+    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch2\.conv_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4."),
+    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch2\.norm_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4_bn."),
     (r"blocks\.6\.proj\.", "head.projection."),
 ]
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #349a234e
-_KINDS = {"w": "weight", "b": "bias", "s": "weight", "rm": "running_mean", "riv": "running_var"}   # Caffe2's last letters; s is the scale of a normalisation
-_CAFFE2 = [                                                                # pattern -> PySlowFast's name; {} is the pathway
+_KINDS = dict(w="weight", b="bias", s="weight", rm="running_mean", riv="running_var")   # Caffe2's last letters; s: scale
+_CAFFE2 = [   # pattern -> PySlowFast's name; {} is the pathway
     (r"(t_)?(?:res_)?conv1_bn_", r"s1.pathway{\1}_stem.bn."),
     (r"(t_)?(?:res_)?conv1_", r"s1.pathway{\1}_stem.conv."),
     (r"t_pool1_subsample_bn_", "s1_fuse.bn."),
@@ -174,7 +177,8 @@ def pyslowfast_name(
 ):          # as in PySlowFast and in this network; a name that no rule knows stays as it is
     "Translate the name of a parameter."
     for pattern, ours in _PYTORCHVIDEO:
-        if m := re.match(pattern, name): return re.sub(r"<(\d)>", lambda n: str(int(n[1]) + 1), m.expand(ours)) + name[m.end():]
+        if m := re.match(pattern, name):
+            return re.sub(r"<(\d)>", lambda n: str(int(n[1]) + 1), m.expand(ours)) + name[m.end():]
     for pattern, ours in _CAFFE2:
         if (m := re.match(pattern, name)) and (kind := _KINDS.get(name[m.end():])):
             return m.expand(ours).replace("{t_}", "1").replace("{}", "0") + kind
@@ -189,14 +193,17 @@ def load_slowfast(
     state = {pyslowfast_name(name): value for name, value in read_weights(path).items()}
     return fit_weights(network or unfilled(SlowFast), state, path, ["head."])
 
-
+# %% ../../nbs/encoders/78_slowfast.ipynb #14bd720e
 class SlowFastEncoder(NetworkEncoder):
     "SlowFast R50 8x8, 2304 columns: slow 2048, fast 256."
     name, mean, std = "slowfast", 0.45, 0.225
-    preprocessing = "32 frames evenly over the clip, shorter side to 224, centre 224x224, (p/255 - 0.45)/0.225; slow pathway each fourth frame; mean over time and space"
-    licence = "code Apache-2.0 (PySlowFast, PyTorchVideo); the weights were trained on Kinetics-400, see the model zoo's terms"
+    preprocessing = ("32 frames evenly over the clip, shorter side to 224, centre 224x224, (p/255 - 0.45)/0.225; "
+                     "slow pathway each fourth frame; mean over time and space")
+    licence = ("code Apache-2.0 (PySlowFast, PyTorchVideo); the weights were trained on Kinetics-400, "
+               "see the model zoo's terms")
     files = "SLOWFAST_8x8_R50.pkl", "SLOWFAST_8x8_R50.pyth", "slowfast_r50.safetensors"
-    remedy = "SLOWFAST_8x8_R50.pkl of the PySlowFast model zoo (Kinetics-400, Caffe2; the packs' own) or SLOWFAST_8x8_R50.pyth of PyTorchVideo's"
+    remedy = ("SLOWFAST_8x8_R50.pkl of the PySlowFast model zoo (Kinetics-400, Caffe2; the packs' own) "
+              "or SLOWFAST_8x8_R50.pyth of PyTorchVideo's")
 
     def __init__(self, network, **options): super().__init__(network, network.dim, **options)
 

@@ -42,14 +42,16 @@ class Recipe:
     at: float = 0.5              # instant of a clip's frame, 0 for its start; the same for encoders' frames (see `read_views`)
 
     def __post_init__(self):
-        for name, choices in dict(frame=("middle", "sharpest"), saliency=("paper", "released")).items():
-            if getattr(self, name) not in choices: raise InputError(f"{name} is '{getattr(self, name)}'; choose from {', '.join(choices)}")
-        if not 0 < self.clip_seconds < float("inf"): raise InputError(f"clip_seconds is {self.clip_seconds}; give a positive number of seconds")
+        for name, known in dict(frame=("middle", "sharpest"), saliency=("paper", "released")).items():
+            if (value := getattr(self, name)) not in known: raise InputError(f"{name} is '{value}'; choose from {', '.join(known)}")
+        if not 0 < self.clip_seconds < float("inf"):
+            raise InputError(f"clip_seconds is {self.clip_seconds}; give a positive number of seconds")
         if self.interval < self.clip_seconds or abs(self.interval / self.clip_seconds - self.clips) > 1e-6:
-            raise InputError(f"an interval of {self.interval:g} s is no whole number of clips of {self.clip_seconds:g} s; choose others")
+            raise InputError(f"an interval of {self.interval:g} s is no whole number of clips of "
+                             f"{self.clip_seconds:g} s; choose others")
 
     @property
-    def clips(self) -> int:
+    def clips(self):
         "Clips of an interval."
         return round(self.interval / self.clip_seconds)
 
@@ -66,7 +68,7 @@ def sharpness(
 def representative(
     frames,  # (F, H, W, 3) uint8
     how,     # "middle" or "sharpest"
-) -> int:    # its place among them
+):           # its place among them
     "The frame of an interval that is captioned."
     return len(frames) // 2 if how == "middle" else int(sharpness(frames).argmax())
 
@@ -81,7 +83,8 @@ def saliency(
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #25f892b3
 def words_of(caption): return re.findall(r"[^\W_]+(?:'[^\W_]+)?", caption.lower())
-def tidy(caption): return " ".join(caption.split()).strip(" .,;:-").lower()   # captions are compared as they are written
+def tidy(caption):
+    return " ".join(caption.split()).strip(" .,;:-").lower()   # captions are compared as they are written
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #7686f8a4
 def describe_video(
@@ -93,19 +96,20 @@ def describe_video(
     group=8,             # intervals captioned at once
 ):                       # {"vid", "clips", "intervals": [{"clip", "frame", "caption", "similarity"}]}
     "Captions and similarities of a video's intervals."
-    clips, count, record = iter(clips), recipe.clips, dict(vid=vid, clips=0, intervals=[])
+    clips, count, seen, intervals = iter(clips), recipe.clips, 0, []
     seed = int(hashlib.sha256(f"{recipe.seed} {vid}".encode()).hexdigest()[:8], 16)
     score = matcher.cosine if recipe.saliency == "paper" else matcher.probability
     while taken := list(islice(clips, group * count)):
-        done, record["clips"] = len(record["intervals"]), record["clips"] + len(taken)
+        seen += len(taken)
         spans = [[*map(np.concatenate, zip(*taken[i:i + count]))] for i in range(0, len(taken) - count + 1, count)]
         if not spans: break
         chosen = [representative(look, recipe.frame) for look, _ in spans]
-        captions = captioner.caption(np.stack([look[i] for (look, _), i in zip(spans, chosen)]), seed + done)
-        for number, ((_, frames), frame, caption) in enumerate(zip(spans, chosen, map(tidy, captions)), done):
+        captions = captioner.caption(np.stack([look[i] for (look, _), i in zip(spans, chosen)]), seed + len(intervals))
+        for (_, frames), frame, caption in zip(spans, chosen, map(tidy, captions)):
             similarity = score(caption, frames) if words_of(caption) else []
-            record["intervals"].append(dict(clip=number * count, frame=frame, caption=caption, similarity=[round(float(x), 4) for x in similarity]))
-    return record
+            similarity = [round(float(x), 4) for x in similarity]
+            intervals.append(dict(clip=len(intervals) * count, frame=frame, caption=caption, similarity=similarity))
+    return dict(vid=vid, clips=seen, intervals=intervals)
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e48a4a4b
 GENERIC = set("""a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing things
@@ -140,7 +144,8 @@ def to_row(
         else: windows.append([start, end])
         ids += range(first, first + recipe.clips)
         scores += [[round(float(s) / 3, 4)] * 3 for s in saliency(interval["similarity"], recipe.saliency)]
-    return dict(qid=f"{record['vid']}_{windows[0][0]:g}", query=group[0]["caption"], vid=record["vid"], duration=record["clips"] * recipe.clip_seconds,
+    vid, duration = record["vid"], record["clips"] * recipe.clip_seconds
+    return dict(qid=f"{vid}_{windows[0][0]:g}", query=group[0]["caption"], vid=vid, duration=duration,
                 relevant_windows=windows, relevant_clip_ids=ids, saliency_scores=scores)
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #2d0893c7
@@ -175,10 +180,12 @@ def choose_videos(
     "The videos to make queries of; one of a held-out split is an error."
     wanted, held = _video_ids(only, protocol), _video_ids(held_out, protocol)
     chosen = {vid: path for vid, path in found.items() if not only or vid in wanted}
-    if only and not chosen: raise InputError(f"{only[0]}: none of its videos is in the folder; check the names of the files")
+    if only and not chosen:
+        raise InputError(f"{only[0]}: none of its videos is in the folder; check the names of the files")
     if leaked := sorted(set(chosen) & set(held)):
         first, more = leaked[0], f", as are {len(leaked) - 1} more" if leaked[1:] else ""
-        raise InputError(f"{chosen[first]}: video '{first}' is held out by {held[first]}{more}; take held-out videos out of the folder, or name the training split with --only")
+        raise InputError(f"{chosen[first]}: video '{first}' is held out by {held[first]}{more}; "
+                         "take held-out videos out of the folder, or name the training split with --only")
     return chosen
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #1dd21a75
@@ -187,17 +194,18 @@ CAPTION_SETTINGS, CAPTION_FAILURES = "synthesis.json", "caption_failures.jsonl"
 
 def record_file(out, vid): return Path(out, "captions", f"{vid}.json")
 
-
+# %% ../../nbs/encoders/84_synthesis.ipynb #dd076dcc
 def record_caption_settings(out, captioner, matcher, recipe):
     "Write down what a folder's captions are made with; other settings than before are an error."
     now = asdict(recipe)
-    for name in ("shortest", "common"): del now[name]                    # choices of the filters, which look at finished captions
+    for name in ("shortest", "common"):
+        del now[name]                    # choices of the filters, which look at finished captions
     now |= dict(captioner=captioner.name, captioner_weights=captioner.weights, sample=getattr(captioner, "sample", False),
                 matcher=matcher.name, matcher_weights=matcher.weights)
     if (path := Path(out, CAPTION_SETTINGS)).exists(): check_settings(out, "captions", read_json(path), now)
     write_json(path, now)
 
-
+# %% ../../nbs/encoders/84_synthesis.ipynb #76e8ac64
 def caption_jobs(found, out):
     "The videos that have no captions yet."
     return [Job(vid, path, ["caption", "match"]) for vid, path in found.items() if not record_file(out, vid).exists()]
@@ -217,7 +225,9 @@ def caption_videos(
     stream = decode_ahead(jobs, views, recipe.clip_seconds, 1, 2 * group * recipe.clips, recipe.at)
     with video_bar(len(jobs), "captioning", progress and jobs) as bar:
         for job, items in groupby(stream, key=lambda item: item[0]):
-            try: write_json(record_file(out, job.vid), describe_video(_pairs(items), captioner, matcher, recipe, job.vid, group))
+            try:
+                record = describe_video(_pairs(items), captioner, matcher, recipe, job.vid, group)
+                write_json(record_file(out, job.vid), record)
             except Exception as e: failed[job.vid] = reason_of(e, job.path)
             bar.update(); bar.set_postfix(failed=len(failed), refresh=False)
     return failed
@@ -252,9 +262,11 @@ def examples_page(
     shown = draw.sample(rows, min(examples, len(rows)))
     cards = [dict(row, image=_jpeg(found[row["vid"]], looks[row["vid"], row["relevant_windows"][0][0]]),
                   scores=[sum(ratings) for ratings in row["saliency_scores"]][:60]) for row in shown]
-    page = Environment(loader=PackageLoader("videolights.encoders", "static"), autoescape=True).get_template("examples.html")
+    templates = Environment(loader=PackageLoader("videolights.encoders", "static"), autoescape=True)
+    page = templates.get_template("examples.html")
     return page.render(rows=rows, videos=len({row["vid"] for row in rows}), cards=cards, seed=seed, dropped=dropped,
-                       reasons=Counter(d["reason"] for d in dropped).most_common(), lost=draw.sample(dropped, min(examples, len(dropped)))) + "\n"
+                       reasons=Counter(d["reason"] for d in dropped).most_common(),
+                       lost=draw.sample(dropped, min(examples, len(dropped)))) + "\n"
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #f6df8b5a
 def write_queries(
@@ -268,8 +280,10 @@ def write_queries(
     rows, dropped = to_queries(records, recipe)
     write_annotations(Path(out, "queries", "train.jsonl"), rows)
     write_jsonl(Path(out, "queries", "left_out.jsonl"), dropped)
-    looks = {(r["vid"], i["clip"] * recipe.clip_seconds): (i["clip"] + i["frame"] + recipe.at) * recipe.clip_seconds for r in records for i in r["intervals"]}
-    if examples: write_text(Path(out, "examples.html"), examples_page(found, rows, dropped, looks, recipe.seed, examples))
+    seconds = recipe.clip_seconds
+    looks = {(r["vid"], i["clip"] * seconds): (i["clip"] + i["frame"] + recipe.at) * seconds for r in records for i in r["intervals"]}
+    if examples:
+        write_text(Path(out, "examples.html"), examples_page(found, rows, dropped, looks, recipe.seed, examples))
     return rows, dropped
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e8bc1e87
@@ -301,15 +315,13 @@ def synthesize(
     failed = caption(jobs, captioner, matcher, recipe, out, batch, progress)
     captioned, skipped = len(jobs) - len(failed), len(found) - len(jobs)
     failed |= {path.name: reason for path, reason in doubles if not only or path.stem in found}
-    write_jsonl(Path(out, CAPTION_FAILURES), [{"video": str(found.get(vid, vid)), "reason": reason} for vid, reason in failed.items()])
+    failures = [dict(video=str(found.get(vid, vid)), reason=reason) for vid, reason in failed.items()]
+    write_jsonl(Path(out, CAPTION_FAILURES), failures)
     rows, dropped = write_queries(found, out, recipe, examples)
-    data = _add_features(found, rows, encoders, out, recipe, batch, workers, progress, extract) if encoders and rows else None
+    data = None
+    if encoders and rows:
+        extract_texts(rows, encoders, out)
+        jobs = missing_jobs({row["vid"]: found[row["vid"]] for row in rows}, encoders, out)
+        extract(jobs, encoders, out, recipe.clip_seconds, batch, workers, progress=progress, at=recipe.at)
+        data, _ = write_dataset(out, encoders, {"train": rows}, recipe.clip_seconds, at=recipe.at)
     return dict(rows=rows, dropped=dropped, captioned=captioned, skipped=skipped, failed=failed, data=data)
-
-
-def _add_features(found, rows, encoders, out, recipe, batch, workers, progress, extract):
-    "Features of the videos that have queries, of the queries, and the data set's YAML file."
-    extract_texts(rows, encoders, out)
-    jobs = missing_jobs({row["vid"]: found[row["vid"]] for row in rows}, encoders, out)
-    extract(jobs, encoders, out, recipe.clip_seconds, batch, workers, progress=progress, at=recipe.at)
-    return write_dataset(out, encoders, {"train": rows}, recipe.clip_seconds, at=recipe.at)[0]
