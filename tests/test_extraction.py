@@ -145,7 +145,8 @@ def test_weights_go_to_the_encoder_they_are_named_for(root, tmp_path, capsys):
     place = str(random_clip(tmp_path / "clip"))
     both = get_encoder("builtin+clip", {"clip": place})
     assert [e.name for e in both.encoders] == ["builtin", "clip"] and both.video_dim == 96 + 16
-    runtime = Runtime(None, dict(encoder="clip", video_dim=16, text_dim=24), tmp_path, weights={"clip": place})
+    session = Runtime.load(root / "exported" / "toyworld", "cpu").session
+    runtime = Runtime(session, dict(encoder="clip", video_dim=16, text_dim=24), tmp_path, weights={"clip": place})
     assert runtime.encoder.name == "clip" and runtime.encoder.text_dim == 24
     bundle, video = root / "exported" / "toyworld", tmp_path / "a.mp4"
     write_video(video, moving(3), 8)

@@ -36,7 +36,8 @@ def load_blip2(
     "The parts of a BLIP-2; whatever is missing or does not fit is one line."
     here = weights_folder() / BLIP2_HUB.split("/")[1]
     source = str(source or (here if here.is_dir() else BLIP2_HUB))
-    remedy = f"download {BLIP2_HUB} (config.json, model.safetensors or its parts, tokenizer files) into {here}, or name its place"
+    remedy = (f"download {BLIP2_HUB} (config.json, model.safetensors or its parts, tokenizer files) into {here}, "
+              "or name its place")
     with loading(source, "BLIP-2", remedy):
         model, tokenizer = load_whole(Blip2ForImageTextRetrieval, source), AutoTokenizer.from_pretrained(source)
         if len(tokenizer) > (known := model.config.qformer_config.vocab_size):
@@ -57,16 +58,16 @@ def plain(
 class Blip2Encoder(FrameEncoder, OnDevice):
     "BLIP-2's Q-Former: 768 columns for clips and for word pieces."
     name = "blip2"
-    preprocessing = ("one frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; first query's row. "
-                     "Text: lower case without .!\"()*#:;~")
+    preprocessing = ("one frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; "
+                     "first query's row. Text: lower case without .!\"()*#:;~")
     licence = "BSD-3-Clause code (LAVIS); weights MIT as the hub's card says"
 
     def __init__(self, model, tokenizer, rows="first", frames_per_clip=1, device="auto", half=False, batch=8):
         if rows not in ("first", "mean"): raise InputError(f"blip2: rows is '{rows}'; choose first or mean")
         self.model, self.rows, qformer = model.to(self.place(device, half)), rows, model.config.qformer_config
         width, longest = qformer.hidden_size, qformer.max_position_embeddings
-        facts = dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip, max_tokens=longest)
-        super().__init__(dict(facts, preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
+        super().__init__(dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip, max_tokens=longest,
+                              preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
         self.frame_size = model.config.vision_config.image_size
 
     @classmethod
@@ -102,7 +103,8 @@ def look(
     "What the learned queries find in pictures."
     seen = model.vision_model(pixel_values=pixels).last_hidden_state
     queries = model.query_tokens.expand(len(seen), -1, -1)
-    return model.qformer(query_embeds=queries, encoder_hidden_states=seen, encoder_attention_mask=_all_of(seen)).last_hidden_state
+    answer = model.qformer(query_embeds=queries, encoder_hidden_states=seen, encoder_attention_mask=_all_of(seen))
+    return answer.last_hidden_state
 
 
 def read(
@@ -111,7 +113,8 @@ def read(
     mask,     # (B, N), 1 = real
 ):            # (B, N, width)
     "What the Q-Former makes of sentences."
-    return model.qformer(query_embeds=model.embeddings(input_ids=ids), query_length=0, attention_mask=mask).last_hidden_state
+    embedded = model.embeddings(input_ids=ids)
+    return model.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
 
 
 def _all_of(x): return torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
@@ -136,8 +139,8 @@ class Blip2Matcher:
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
         (ids, pixels), model = self._inputs(caption, frames), self.model
         with self.encoder.precision():
-            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                           # (F, queries, D)
-            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)    # (1, D)
+            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                          # (F, queries, D)
+            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)   # (1, D)
             return (seen @ text[0]).amax(1).float().cpu().numpy()
 
     @torch.inference_mode()

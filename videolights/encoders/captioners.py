@@ -20,13 +20,13 @@ class Captioner(Protocol):
     "Writes a sentence for each frame."
     name: str                       # one of CAPTIONERS
     weights: str                    # the place that was named, for the record; "" for the usual one
-    frame_size: tuple | int | None  # (height, width) it wants, a whole number for the centre square; None takes frames as they are
+    frame_size: tuple | int | None  # (height, width), a whole number for the centre square; None takes frames as they are
 
     def caption(self, frames: np.ndarray, seed: int = 0) -> list[str]:
         "One sentence per frame (B, H, W, 3) uint8; the same frames and seed give the same sentences."
         ...
 
-
+# %% ../../nbs/encoders/83_captioners.ipynb #37bdb089
 @runtime_checkable
 class Matcher(Protocol):
     "Says how well a sentence fits each frame."

@@ -98,7 +98,7 @@ class Frames(nn.Module):
         "(F, H, W, 3) uint8 -> (F, dv)"
         return self.embed(self.pixels(frames))
 
-
+# %% ../../nbs/encoders/77_clip.ipynb #f2dcfe9e
 class Tokens(nn.Module):
     "Token ids -> last hidden states, zero where padded."
 
@@ -118,7 +118,7 @@ def random_clip(
     states=24,  # of the token states
     seed=2018,
 ):              # the folder
-    "Save a two-layer CLIP of random weights, with its processor, and a tokenizer that knows three words and all letters."
+    "Save a two-layer CLIP of random weights, with its processor and a tokenizer that knows three words and all letters."
     def change(config):
         config.vision_config.image_size, config.projection_dim, config.text_config.hidden_size = size, width, states
     processor = Path(random_model(CLIPModel, folder, "tiny_clip", seed, change), "preprocessor_config.json")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..config import InputError
 from .captioners import get_captioner, get_matcher
-from .extraction import SETTINGS, ExtractionRun, Job, extract_videos, missing_jobs, open_encoders, video_bar, video_file
+from .extraction import (SETTINGS, ExtractionRun, Job, extract_videos, missing_jobs, open_encoders,
+                                             video_bar, video_file)
 from .synthesis import CAPTION_SETTINGS, Recipe, caption_jobs, caption_videos
 
 # %% ../../nbs/encoders/85_cluster.ipynb #8bcac1aa
@@ -30,7 +31,7 @@ def check_shared(out, file):
         raise InputError(f"{out}: {socket.gethostname()} does not see this folder; videos and --out must lie in a "
                          "file system that all machines share")
 
-
+# %% ../../nbs/encoders/85_cluster.ipynb #48bddde5
 @dataclass(frozen=True)
 class Extraction:
     "Encode videos."
@@ -51,7 +52,7 @@ class Extraction:
         made = Path(self.out, PARTS, uuid.uuid4().hex)       # files are finished here, then take their place
         try:
             batch = self.options.get("batch", 8)
-            run = extract_videos(jobs, encoders, made, self.clip_seconds, batch, self.workers, progress=False, at=self.at)
+            run = extract_videos(jobs, encoders, made, self.clip_seconds, batch, self.workers, (), False, self.at)
             for job in jobs:
                 for source in job.sources if job.vid in run.done else ():
                     place = video_file(self.out, source, job.vid)
@@ -145,14 +146,15 @@ def stream(
 ):          # yields (video id, "" or the reason of its failure)
     "Send videos through a pool of workers."
     from ray import data, exceptions
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)           # a dead worker is no news: its videos go out again
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)   # a dead worker is no news: its videos go out again
     data.DataContext.get_current().enable_progress_bars = False
     (most, needs), chunks = room(), -(-len(jobs) // chunk)
     items = [dict(vid=os.fsencode(job.vid), path=os.fsencode(job.path.resolve())) for job in jobs]
     rows = data.from_items(items, override_num_blocks=chunks)
     pool = data.ActorPoolStrategy(size=min(most, chunks), max_tasks_in_flight_per_actor=2)
     try:
-        for row in rows.map_batches(Worker, fn_constructor_args=(work,), batch_size=chunk, compute=pool, **needs).iter_rows():
+        done = rows.map_batches(Worker, fn_constructor_args=(work,), batch_size=chunk, compute=pool, **needs)
+        for row in done.iter_rows():
             if not row["vid"]: raise InputError(os.fsdecode(row["reason"]))
             yield os.fsdecode(row["vid"]), os.fsdecode(row["reason"])
     except exceptions.RayError as e:

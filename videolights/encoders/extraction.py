@@ -173,7 +173,7 @@ def record_settings(
     "Write down what a folder's features are made with; other settings than before are an error."
     keys = "video_dim", "text_dim", "frames_per_clip", "preprocessing", "licence"
     facts = lambda name, e: {key: getattr(e, key, None) for key in keys} | {"weights": str(weights.get(name, ""))}
-    sources = json.loads(json.dumps({name: facts(name, e) for name, e in encoders.items()}))     # as they come back from the file
+    sources = json.loads(json.dumps({name: facts(name, e) for name, e in encoders.items()}))    # as read back
     path, clips = Path(out, SETTINGS), dict(clip_seconds=clip_seconds, at=at)
     before: dict = dict(at=0.5) | read_json(path) if path.exists() else dict(clips, sources={})
     check_settings(out, "features", {key: before[key] for key in clips}, clips)
@@ -327,7 +327,8 @@ def write_dataset(
                        encoder="+".join(encoders), splits=kept, sources=sources)
     DataConfig(**facts)              # what is wrong with it is found before it is written
     path = out / "dataset.yaml"
-    write_text(path, "# Written by `videolights extract`\n" + yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+    described = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
+    write_text(path, "# Written by `videolights extract`\n" + described)
     return path, left
 
 # %% ../../nbs/encoders/82_extraction.ipynb #ac973a7d

@@ -70,7 +70,8 @@ MIXED = {   # name -> channels of b0, b1a, b1b, b2a, b2b, b3b
     "4f": (256, 160, 320, 32, 128, 128), "5b": (256, 160, 320, 32, 128, 128), "5c": (384, 192, 384, 48, 128, 128),
 }
 _POOLED = {   # before these: kernel and stride
-    "2b": ((1, 3, 3), (1, 2, 2)), "3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2)),
+    "2b": ((1, 3, 3), (1, 2, 2)), "3b": ((1, 3, 3), (1, 2, 2)),
+    "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2)),
 }
 
 # %% ../../nbs/encoders/80_i3d.ipynb #d3e3a435
@@ -112,7 +113,8 @@ def load_i3d(
     network=None,  # to fill; None makes the published one without its head
 ):
     "Published weights in the network, every one by its name."
-    return fit_weights(network or unfilled(lambda: I3D(channels=2 if flow else 3)), read_weights(path), path, ["logits."])
+    network = network or unfilled(lambda: I3D(channels=2 if flow else 3))
+    return fit_weights(network, read_weights(path), path, ["logits."])
 
 # %% ../../nbs/encoders/80_i3d.ipynb #ad89dc56
 class I3DEncoder(NetworkEncoder):

@@ -122,7 +122,8 @@ def fit_weights(
 ):                   # the network, in evaluation mode, without gradients
     "Put weights into a network by name; whatever does not fit is an error that names it."
     wanted, counter = network.state_dict(), "num_batches_tracked"
-    state = {n: v for n, v in state.items() if n in wanted or not n.startswith(tuple(unused)) and not n.endswith(counter)}
+    superfluous = lambda name: name.startswith(tuple(unused)) or name.endswith(counter)
+    state = {n: v for n, v in state.items() if n in wanted or not superfluous(n)}
     missing = [n for n in wanted if n not in state and not n.endswith(counter)]
     wrong = [f"{n} is missing" for n in missing] + [f"{n} is unknown" for n in state if n not in wanted]
     wrong += [f"{n} is {tuple(v.shape)} and should be {tuple(wanted[n].shape)}" for n, v in state.items()
@@ -230,7 +231,7 @@ class OnDevice:
 
 # %% ../../nbs/encoders/76_networks.ipynb #ebb9aec3
 class NetworkEncoder(OnDevice):
-    "An encoder of clips by one network, without a text side. Subclasses say name, mean and std of the pixels, where the weights come from."
+    "An encoder of clips by one network, without a text side. Subclasses say name, mean and std of the pixels."
     name, mean, std, text_dim = "", 0.5, 0.5, 0
 
     def __init__(

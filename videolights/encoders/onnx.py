@@ -18,7 +18,8 @@ import torch
 
 from ..config import InputError
 from ..deploy.bundle import PARITY, README
-from ..deploy.exported import ENCODER_BUNDLE, TEXT, TOKENIZER, VIDEO, ExportedEncoder, encoder_metadata, seal_encoder
+from ..deploy.exported import (ENCODER_BUNDLE, TEXT, TOKENIZER, VIDEO, ExportedEncoder, encoder_metadata,
+                                         seal_encoder)
 from ..deploy.tracing import OPSET, save_graph, versions
 from .clip import ClipEncoder
 from ..features.protocol import encode_file
@@ -43,10 +44,12 @@ def save_graphs(
     "Write both networks of an encoder."
     dim, about = torch.export.Dim, {"videolights": encoder_metadata(encoder.facts)}
     for network, name in ((encoder.frames, VIDEO), (encoder.tokens, TEXT)): check_size(network, name)
-    frames, sizes = torch.zeros(3, 40, 54, 3, dtype=torch.uint8), {0: dim("frames"), 1: dim("height", min=2), 2: dim("width", min=2)}
+    frames = torch.zeros(3, 40, 54, 3, dtype=torch.uint8)
+    sizes = {0: dim("frames"), 1: dim("height", min=2), 2: dim("width", min=2)}
     save_graph(encoder.frames, dict(frames=frames), dict(frames=sizes), ["embeddings"], about, folder / VIDEO)
     tokens, sizes = torch.zeros(3, 9, dtype=torch.int64), {0: dim("batch"), 1: dim("tokens", max=encoder.max_tokens)}
-    save_graph(encoder.tokens, dict(ids=tokens, mask=tokens + 1), dict(ids=sizes, mask=sizes), ["states"], about, folder / TEXT)
+    inputs = dict(ids=tokens, mask=tokens + 1)
+    save_graph(encoder.tokens, inputs, dict(ids=sizes, mask=sizes), ["states"], about, folder / TEXT)
 
 # %% ../../nbs/encoders/81_onnx.ipynb #36eb02d4
 VIDEOS = ((90, 120, 5), (130, 52, 3), (18, 26, 2))   # height, width, seconds
@@ -59,7 +62,8 @@ def draw_waves(path, height, width, seconds, fps=8):
     "A small video of moving colours, another picture in every frame."
     y, x = np.mgrid[:height, :width]
     wave = lambda i, k: 127 + 120 * np.sin((x * (k + 1) + 5 * i) / 17) * np.cos((y + i * (k + 2)) / 11)
-    return write_video(path, (np.stack([wave(i, k) for k in range(3)], -1).astype(np.uint8) for i in range(seconds * fps)), fps)
+    picture = lambda i: np.stack([wave(i, k) for k in range(3)], -1).astype(np.uint8)
+    return write_video(path, map(picture, range(seconds * fps)), fps)
 
 
 def relative_difference(found, expected):
@@ -79,8 +83,10 @@ def compare_encoders(
         for height, width, seconds in VIDEOS:
             path = draw_waves(Path(folder, f"{height}.mp4"), height, width, seconds)
             rows = [encode_file(encoder, path, 1.0) for encoder in (found, expected)]
-            cases.append(dict(video=f"{width} x {height}, {seconds} s", rows=len(rows[1]), difference=relative_difference(*rows)))
-    together, alone = found.encode_text(list(SENTENCES)), [expected.encode_text([sentence])[0] for sentence in SENTENCES]
+            what = f"{width} x {height}, {seconds} s"
+            cases.append(dict(video=what, rows=len(rows[1]), difference=relative_difference(*rows)))
+    together = found.encode_text(list(SENTENCES))
+    alone = [expected.encode_text([sentence])[0] for sentence in SENTENCES]
     for sentence, *states in zip(SENTENCES, together, alone):
         cases.append(dict(sentence=sentence[:40], rows=len(states[1]), difference=relative_difference(*states)))
     return cases
@@ -122,7 +128,8 @@ def export_encoder(
 def _on_cpu(source):
     "The encoder on the CPU in single precision, and the name of its weights."
     if not isinstance(source, ClipEncoder):
-        return ClipEncoder.from_pretrained(source, device="cpu"), Path(source).resolve().name if Path(source).is_dir() else str(source)
+        name = Path(source).resolve().name if Path(source).is_dir() else str(source)
+        return ClipEncoder.from_pretrained(source, device="cpu"), name
     encoder = copy.deepcopy(source)
     for network in (encoder.model, encoder.frames, encoder.tokens): network.to(encoder.place("cpu"))
     return encoder, encoder.name
@@ -132,6 +139,6 @@ def _parity(draft, encoder, folder):
     cases = compare_encoders(ExportedEncoder(draft, batch=3), encoder)
     worst = max(case["difference"] for case in cases)
     if worst > TOLERANCE:
-        raise InputError(f"{folder}: not written, since its features differ from torch's by {worst:.1e} of the largest value "
-                         f"(at most {TOLERANCE:.0e} is accepted); are the weights finite?")
+        raise InputError(f"{folder}: not written, since its features differ from torch's by {worst:.1e} "
+                         f"of the largest value (at most {TOLERANCE:.0e} is accepted); are the weights finite?")
     return dict(tolerance=TOLERANCE, worst=worst, cases=cases)

@@ -91,7 +91,8 @@ def residual_blocks(
     depth,
 ):                            # {name: block}
     "Blocks of one pathway in one stage."
-    return {f"res{i}": Block(outputs if i else inputs, inner, outputs, frames, 1 if i else stride) for i in range(depth)}
+    first, later = (inputs, inner, outputs, frames, stride), (outputs, inner, outputs, frames, 1)
+    return {f"res{i}": Block(*(later if i else first)) for i in range(depth)}
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #54de0d9c
 class Fuse(nn.Module):
@@ -148,15 +149,15 @@ _PYTORCHVIDEO = [   # pattern -> PySlowFast's name; <n> is the stage before
     (r"blocks\.0\.multipathway_blocks\.(\d)\.norm\.", r"s1.pathway\1_stem.bn."),
     (r"blocks\.(\d)\.multipathway_fusion\.conv_fast_to_slow\.", r"s<\1>_fuse.conv_f2s."),
     (r"blocks\.(\d)\.multipathway_fusion\.norm\.", r"s<\1>_fuse.bn."),
-    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch1_conv\.", r"s<\1>.pathway\2_res\3.branch1."),
-    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch1_norm\.", r"s<\1>.pathway\2_res\3.branch1_bn."),
-    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch2\.conv_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4."),
-    (r"blocks\.(\d)\.multipathway_blocks\.(\d)\.res_blocks\.(\d)\.branch2\.norm_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4_bn."),
+    (r"blocks\.(\d)\.\w+\.(\d)\.res_blocks\.(\d)\.branch1_conv\.", r"s<\1>.pathway\2_res\3.branch1."),
+    (r"blocks\.(\d)\.\w+\.(\d)\.res_blocks\.(\d)\.branch1_norm\.", r"s<\1>.pathway\2_res\3.branch1_bn."),
+    (r"blocks\.(\d)\.\w+\.(\d)\.res_blocks\.(\d)\.branch2\.conv_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4."),
+    (r"blocks\.(\d)\.\w+\.(\d)\.res_blocks\.(\d)\.branch2\.norm_([abc])\.", r"s<\1>.pathway\2_res\3.branch2.\4_bn."),
     (r"blocks\.6\.proj\.", "head.projection."),
 ]
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #349a234e
-_KINDS = dict(w="weight", b="bias", s="weight", rm="running_mean", riv="running_var")   # Caffe2's last letters; s: scale
+_KINDS = dict(w="weight", b="bias", s="weight", rm="running_mean", riv="running_var")   # Caffe2's last letters
 _CAFFE2 = [   # pattern -> PySlowFast's name; {} is the pathway
     (r"(t_)?(?:res_)?conv1_bn_", r"s1.pathway{\1}_stem.bn."),
     (r"(t_)?(?:res_)?conv1_", r"s1.pathway{\1}_stem.conv."),

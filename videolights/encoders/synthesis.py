@@ -23,8 +23,8 @@ import numpy as np
 from ..config import InputError
 from ..data.annotations import parse_annotations, write_annotations
 from .captioners import Captioner, Matcher
-from .extraction import (Job, check_settings, decode_ahead, extract_texts, extract_videos, missing_jobs, reason_of,
-                                             record_settings, sweep, video_bar, videos_by_id, write_dataset)
+from .extraction import (Job, check_settings, decode_ahead, extract_texts, extract_videos, missing_jobs,
+                                             reason_of, record_settings, sweep, video_bar, videos_by_id, write_dataset)
 from ..features.video import thumbnails
 from ..files import read_json, write_json, write_jsonl, write_text
 
@@ -35,15 +35,16 @@ class Recipe:
     clip_seconds: float = 2.0    # length of a clip; each is seen at one frame
     interval: float = 10.0       # seconds of an interval, a whole number of clips
     frame: str = "middle"        # which frame of an interval is captioned: "middle" or "sharpest"
-    saliency: str = "paper"      # "paper": cosine of caption and frame; "released": matching probability and the release's clamps
+    saliency: str = "paper"      # "paper": cosine of caption and frame; "released": matching probability, clamped
     shortest: int = 3            # captions of fewer words are left out
     common: int = 20             # captions of more videos than this are left out
     seed: int = 2018             # of captioners that draw words, and of the page of examples
-    at: float = 0.5              # instant of a clip's frame, 0 for its start; the same for encoders' frames (see `read_views`)
+    at: float = 0.5              # instant of a clip's frame, 0 for its start; also for encoders' frames (see `read_views`)
 
     def __post_init__(self):
         for name, known in dict(frame=("middle", "sharpest"), saliency=("paper", "released")).items():
-            if (value := getattr(self, name)) not in known: raise InputError(f"{name} is '{value}'; choose from {', '.join(known)}")
+            value = getattr(self, name)
+            if value not in known: raise InputError(f"{name} is '{value}'; choose from {', '.join(known)}")
         if not 0 < self.clip_seconds < float("inf"):
             raise InputError(f"clip_seconds is {self.clip_seconds}; give a positive number of seconds")
         if self.interval < self.clip_seconds or abs(self.interval / self.clip_seconds - self.clips) > 1e-6:
@@ -112,10 +113,11 @@ def describe_video(
     return dict(vid=vid, clips=seen, intervals=intervals)
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e48a4a4b
-GENERIC = set("""a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing things
-                 one two very close up close-up closeup image images picture pictures photo photos photograph video videos clip frame film movie screen
-                 screenshot shot view scene background footage still stock blurry blurred blur dark black white blank empty plain solid color colour
-                 grey gray unknown untitled""".split())
+GENERIC = set("""
+    a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing things
+    one two very close up close-up closeup image images picture pictures photo photos photograph video videos clip frame film movie
+    screen screenshot shot view scene background footage still stock blurry blurred blur dark black white blank empty plain solid
+    color colour grey gray unknown untitled""".split())
 
 
 def fault_of(
@@ -154,12 +156,14 @@ def to_queries(
     recipe,
 ):            # (annotation rows, [{"vid", "start", "caption", "reason"}] of what was left out)
     "Filter captions, join those that are alike, write rows."
-    videos, rows, dropped = Counter(c for record in records for c in {i["caption"] for i in record["intervals"]}), [], []
+    said = (caption for record in records for caption in {i["caption"] for i in record["intervals"]})
+    videos, rows, dropped = Counter(said), [], []
     for record in records:
         groups = {}
         for interval in record["intervals"]:
             caption, start = interval["caption"], interval["clip"] * recipe.clip_seconds
-            reason = fault_of(caption, recipe.shortest) or ("in too many videos" if videos[caption] > recipe.common else "")
+            reason = fault_of(caption, recipe.shortest)
+            if not reason and videos[caption] > recipe.common: reason = "in too many videos"
             if reason: dropped.append(dict(vid=record["vid"], start=start, caption=caption, reason=reason))
             else: groups.setdefault(caption, []).append(interval)
         rows += [to_row(record, group, recipe) for group in groups.values()]
@@ -200,8 +204,8 @@ def record_caption_settings(out, captioner, matcher, recipe):
     now = asdict(recipe)
     for name in ("shortest", "common"):
         del now[name]                    # choices of the filters, which look at finished captions
-    now |= dict(captioner=captioner.name, captioner_weights=captioner.weights, sample=getattr(captioner, "sample", False),
-                matcher=matcher.name, matcher_weights=matcher.weights)
+    now |= dict(captioner=captioner.name, captioner_weights=captioner.weights,
+                sample=getattr(captioner, "sample", False), matcher=matcher.name, matcher_weights=matcher.weights)
     if (path := Path(out, CAPTION_SETTINGS)).exists(): check_settings(out, "captions", read_json(path), now)
     write_json(path, now)
 
@@ -247,7 +251,7 @@ def _jpeg(path, second):
     Image.fromarray(picture).save(buffer := io.BytesIO(), "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
-
+# %% ../../nbs/encoders/84_synthesis.ipynb #053e47f7
 def examples_page(
     found,     # {id: path} of the videos
     rows,      # annotation rows
@@ -281,7 +285,8 @@ def write_queries(
     write_annotations(Path(out, "queries", "train.jsonl"), rows)
     write_jsonl(Path(out, "queries", "left_out.jsonl"), dropped)
     seconds = recipe.clip_seconds
-    looks = {(r["vid"], i["clip"] * seconds): (i["clip"] + i["frame"] + recipe.at) * seconds for r in records for i in r["intervals"]}
+    looks = {(r["vid"], i["clip"] * seconds): (i["clip"] + i["frame"] + recipe.at) * seconds
+             for r in records for i in r["intervals"]}
     if examples:
         write_text(Path(out, "examples.html"), examples_page(found, rows, dropped, looks, recipe.seed, examples))
     return rows, dropped
