@@ -58,16 +58,16 @@ def plain(
 class Blip2Encoder(FrameEncoder, OnDevice):
     "BLIP-2's Q-Former: 768 columns for clips and for word pieces."
     name = "blip2"
-    preprocessing = ("one frame of the clip, shorter side to the network's size (224), centre cut out, CLIP's mean and std; "
-                     "first query's row. Text: lower case without .!\"()*#:;~")
+    preprocessing = ("one frame of the clip, shorter side to the network's size (224), centre cut out, "
+                     "CLIP's mean and std; first query's row. Text: lower case without .!\"()*#:;~")
     licence = "BSD-3-Clause code (LAVIS); weights MIT as the hub's card says"
 
     def __init__(self, model, tokenizer, rows="first", frames_per_clip=1, device="auto", half=False, batch=8):
         if rows not in ("first", "mean"): raise InputError(f"blip2: rows is '{rows}'; choose first or mean")
         self.model, self.rows, qformer = model.to(self.place(device, half)), rows, model.config.qformer_config
         width, longest = qformer.hidden_size, qformer.max_position_embeddings
-        super().__init__(dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip, max_tokens=longest,
-                              preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
+        super().__init__(dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip,
+                              max_tokens=longest, preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
         self.frame_size = model.config.vision_config.image_size
 
     @classmethod
@@ -139,8 +139,8 @@ class Blip2Matcher:
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
         (ids, pixels), model = self._inputs(caption, frames), self.model
         with self.encoder.precision():
-            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                          # (F, queries, D)
-            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)   # (1, D)
+            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                   # (F, queries, D)
+            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)
             return (seen @ text[0]).amax(1).float().cpu().numpy()
 
     @torch.inference_mode()

@@ -20,7 +20,7 @@ class Captioner(Protocol):
     "Writes a sentence for each frame."
     name: str                       # one of CAPTIONERS
     weights: str                    # the place that was named, for the record; "" for the usual one
-    frame_size: tuple | int | None  # (height, width), a whole number for the centre square; None takes frames as they are
+    frame_size: tuple | int | None  # (height, width), or one number for the centre square; None: frames as they are
 
     def caption(self, frames: np.ndarray, seed: int = 0) -> list[str]:
         "One sentence per frame (B, H, W, 3) uint8; the same frames and seed give the same sentences."

@@ -118,7 +118,7 @@ def random_clip(
     states=24,  # of the token states
     seed=2018,
 ):              # the folder
-    "Save a two-layer CLIP of random weights, with its processor and a tokenizer that knows three words and all letters."
+    "Save a two-layer CLIP of random weights, its processor, and a tokenizer that knows three words and all letters."
     def change(config):
         config.vision_config.image_size, config.projection_dim, config.text_config.hidden_size = size, width, states
     processor = Path(random_model(CLIPModel, folder, "tiny_clip", seed, change), "preprocessor_config.json")

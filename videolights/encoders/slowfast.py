@@ -96,7 +96,7 @@ def residual_blocks(
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #54de0d9c
 class Fuse(nn.Module):
-    "The fast pathway's news for the slow one."
+    "Lays what the fast pathway sees beside the slow one's channels."
 
     def __init__(self, fast, alpha):
         super().__init__()

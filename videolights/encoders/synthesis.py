@@ -23,8 +23,8 @@ import numpy as np
 from ..config import InputError
 from ..data.annotations import parse_annotations, write_annotations
 from .captioners import Captioner, Matcher
-from .extraction import (Job, check_settings, decode_ahead, extract_texts, extract_videos, missing_jobs,
-                                             reason_of, record_settings, sweep, video_bar, videos_by_id, write_dataset)
+from .extraction import (Job, check_settings, decode_ahead, extract_texts, extract_videos,
+                                             missing_jobs, reason_of, record_settings, sweep, video_bar, videos_by_id, write_dataset)
 from ..features.video import thumbnails
 from ..files import read_json, write_json, write_jsonl, write_text
 
@@ -39,7 +39,7 @@ class Recipe:
     shortest: int = 3            # captions of fewer words are left out
     common: int = 20             # captions of more videos than this are left out
     seed: int = 2018             # of captioners that draw words, and of the page of examples
-    at: float = 0.5              # instant of a clip's frame, 0 for its start; also for encoders' frames (see `read_views`)
+    at: float = 0.5              # instant of a clip's frame, 0 for its start (see `read_views`); also encoders'
 
     def __post_init__(self):
         for name, known in dict(frame=("middle", "sharpest"), saliency=("paper", "released")).items():
@@ -114,10 +114,10 @@ def describe_video(
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e48a4a4b
 GENERIC = set("""
-    a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing things
-    one two very close up close-up closeup image images picture pictures photo photos photograph video videos clip frame film movie
-    screen screenshot shot view scene background footage still stock blurry blurred blur dark black white blank empty plain solid
-    color colour grey gray unknown untitled""".split())
+    a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing
+    things one two very close up close-up closeup image images picture pictures photo photos photograph video videos clip frame
+    film movie screen screenshot shot view scene background footage still stock blurry blurred blur dark black white blank
+    empty plain solid color colour grey gray unknown untitled""".split())
 
 
 def fault_of(
