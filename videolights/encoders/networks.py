@@ -181,13 +181,13 @@ def load_whole(
 def random_model(
     kind,                        # a class of transformers' models
     folder,                      # to write
-    name,                        # of the folder in static/ that holds configuration and tokenizer
+    name,                        # of the folder in example/ that holds configuration and tokenizer
     seed,
     change=lambda config: None,  # what to do to the configuration
     drawn=(),                    # names of parameters that the library fills with zeros or nearly so: drawn here
 ):                               # the folder
     "Save a tiny model of random weights: it goes through the same code as a large one, though it understands nothing."
-    shutil.copytree(str(files("videolights.encoders") / "static" / name), folder, dirs_exist_ok=True)
+    shutil.copytree(str(files("videolights.encoders") / "example" / name), folder, dirs_exist_ok=True)
     change(config := kind.config_class.from_pretrained(folder))
     torch.manual_seed(seed)
     with quiet():
