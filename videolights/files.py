@@ -40,7 +40,7 @@ def atomic_path(
             os.replace(path, old); os.replace(temporary, path); shutil.rmtree(old)
         else: os.replace(temporary, path)
     except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror or e}); free some space or choose another place") from e
+        raise InputError(f"{path}: cannot be written ({e.strerror or e}); free space or choose another place") from e
     finally:
         if temporary.is_dir(): shutil.rmtree(temporary, ignore_errors=True)
         else: temporary.unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def locked(
     lock = FileLock(file)
     try: lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{path}: is in use by another process{_holder(note)}; wait for it or choose another place") from None
+        raise InputError(f"{path}: is in use by another process{_holder(note)}; wait or choose another place") from None
     try:
         who = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
         note.write_text(json.dumps(who), encoding="utf-8")
@@ -100,7 +100,8 @@ def read_text(path: str | Path) -> str:
     try: return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError: raise InputError(f"{path}: no such file; check the path") from None
     except IsADirectoryError: raise InputError(f"{path}: is a folder; name the file inside it") from None
-    except (OSError, UnicodeDecodeError) as e: raise InputError(f"{path}: cannot be read as text ({e}); write or download it again") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: cannot be read as text ({e}); write or download it again") from None
 
 # %% ../nbs/core/02_files.ipynb #82de6b48
 def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
@@ -111,7 +112,8 @@ def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
 def read_json(path: str | Path) -> Any:
     "Read a JSON file; errors name it."
     try: return json.loads(read_text(path))
-    except json.JSONDecodeError as e: raise InputError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); is it cut short?") from None
+    except json.JSONDecodeError as e:
+        raise InputError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); is it cut short?") from None
 
 # %% ../nbs/core/02_files.ipynb #88b0556f
 def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
@@ -127,8 +129,10 @@ def read_jsonl(
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except json.JSONDecodeError as e: raise InputError(f"{path}: line {number} is not valid JSON ({e.msg}); repair or remove it") from None
-        if not isinstance(row, dict): raise InputError(f"{path}: line {number} is not a JSON object; each line should be one {{...}}")
+        except json.JSONDecodeError as e:
+            raise InputError(f"{path}: line {number} is not valid JSON ({e.msg}); repair or remove it") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: line {number} is not a JSON object; each line should be one {{...}}")
         rows.append(row)
     return rows
 
@@ -157,6 +161,9 @@ def read_array(
             names = loaded.files
             if not key and len(names) == 1: key = names[0]
             if key in names: return loaded[key]
-    except FileNotFoundError: raise InputError(f"{path}: no such file; check the folder and the file name in the contract") from None
-    except Exception as e: raise InputError(f"{path}: cannot be read as an array ({type(e).__name__}: {e}); download or extract it again") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the folder and the file name in the contract") from None
+    except Exception as e:
+        reason = f"{type(e).__name__}: {e}"
+        raise InputError(f"{path}: cannot be read as an array ({reason}); download or extract it again") from None
     raise InputError(f"{path}: has no array '{key}', only {', '.join(names) or 'nothing'}; set the source's key")
