@@ -361,11 +361,11 @@ def metrics_of(run):
 # %% ../nbs/90_cli.ipynb #c39b088f
 def benchmark(args):
     "Measure a bundle on this machine."
-    from videolights.deploy.benchmark import benchmark as run, cold_start, table
+    from videolights.deploy.benchmark import benchmark as run, cold_start, latency_table
     told = lambda row: print(f"  {row['engine']}, {row['precision']}, {row['clips']} clips, batch {row['batch']}: {row['p50_ms']:.2f} ms", file=sys.stderr)
     rows = run(args.bundle, args.batch, args.clips, args.words, args.threads, args.provider, args.precision, args.seconds, not args.no_torch, told)
     cold = cold_start(args.bundle)
-    print(f"{table(rows)}\n\ncold start: {cold['total_s']:.2f} s (import {cold['import_s']:.2f}, load {cold['load_s']:.2f}, first answer {cold['first_answer_s']:.2f}), "
+    print(f"{latency_table(rows)}\n\ncold start: {cold['total_s']:.2f} s (import {cold['import_s']:.2f}, load {cold['load_s']:.2f}, first answer {cold['first_answer_s']:.2f}), "
           f"peak memory {cold['peak_mib']:.0f} MiB")
     if args.out: write_json(args.out, dict(rows=rows, cold_start=cold))
 
@@ -394,12 +394,12 @@ def predict_one(runtime, args):
 # %% ../nbs/90_cli.ipynb #fcce645f
 def predict_many(runtime, args):
     "Answer about many videos into a file; (the rows of these videos, how many videos failed)."
-    from videolights.deploy.bulk import Pair, beside, find_pairs, predict_many as run, read_answers
+    from videolights.deploy.bulk import Pair, failures_file, find_pairs, predict_many as run, read_answers
     out, (folder, pairs) = Path(args.out or "predictions.jsonl"), find_pairs(args.source, args.queries)
     print(f"writing to {out}; after a stop, the same command goes on")
     tally, asked = run(runtime, args.source, args.queries, out, settings=({} if args.precision == "fp32" else {"precision": args.precision}) | ({"weights": runtime.weights} if runtime.weights else {})), set(pairs)
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
-    if tally.failed: print(f"videos that failed: {tally.failed}, see {beside(out, '.failures.jsonl')}")
+    if tally.failed: print(f"videos that failed: {tally.failed}, see {failures_file(out)}")
     rows = [row for row in read_answers(out) if Pair(row["video"], row["query"], row.get("qid")) in asked]
     return [{**row, "video": str(folder / row["video"])} for row in rows], tally.failed
 
