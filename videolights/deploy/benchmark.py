@@ -35,7 +35,7 @@ def latencies(
         found.append(1e3 * (time.perf_counter() - start))
     return np.array(found)
 
-
+# %% ../../nbs/deploy/64_benchmark.ipynb #9ac81eba
 def summary(
     ms: np.ndarray,  # of each call
     batch: int,      # pairs answered by a call
@@ -57,7 +57,7 @@ def random_pairs(
     rows = lambda n, dim: [rng.standard_normal((n, dim), dtype=np.float32) for _ in range(batch)]
     return rows(clips, contract["video_dim"]), rows(min(words, contract["max_words"]), contract["text_dim"])
 
-
+# %% ../../nbs/deploy/64_benchmark.ipynb #f8d7ca89
 def measure_runtime(runtime: Runtime, batch: int, clips: int, words: int, seconds: float = 1.0) -> dict:
     "Features in, predictions out, in one pass of the graph: a `summary`."
     videos, texts = random_pairs(runtime.contract, batch, clips, words)
@@ -98,22 +98,24 @@ imported = time.perf_counter()
 runtime = Runtime.load(sys.argv[1], "cpu", precision=sys.argv[2])
 loaded = time.perf_counter()
 c = runtime.contract
-runtime.predict(np.ones((75, c["video_dim"]), np.float32), np.ones((min(12, c["max_words"]), c["text_dim"]), np.float32))
+video, text = (75, c["video_dim"]), (min(12, c["max_words"]), c["text_dim"])
+runtime.predict(np.ones(video, np.float32), np.ones(text, np.float32))
 answered = time.perf_counter()
 peak = resource and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-print(json.dumps(dict(import_s=imported - start, load_s=loaded - imported, first_answer_s=answered - loaded, total_s=answered - start,
-                      peak_mib=peak, torch_loaded="torch" in sys.modules)))
+print(json.dumps(dict(import_s=imported - start, load_s=loaded - imported, first_answer_s=answered - loaded,
+                      total_s=answered - start, peak_mib=peak, torch_loaded="torch" in sys.modules)))
 """
 
-
+# %% ../../nbs/deploy/64_benchmark.ipynb #728e6560
 def cold_start(
     folder: str | Path,   # a bundle
     precision: str = "fp32",
 ) -> dict:                # seconds of import, load and first answer; peak memory in MiB
     "What the first answer of a new process costs."
     done = subprocess.run([sys.executable, "-c", _COLD, str(folder), precision], capture_output=True, text=True)
-    if done.returncode: raise InputError(f"{folder}: a fresh process could not answer ({done.stderr.strip().splitlines()[-1][:200]})")
-    return {key: round(value, 3) if isinstance(value, float) else value for key, value in json.loads(done.stdout).items()}
+    if done.returncode:
+        raise InputError(f"{folder}: a fresh process could not answer ({done.stderr.strip().splitlines()[-1][:200]})")
+    return json.loads(done.stdout, parse_float=lambda number: round(float(number), 3))
 
 # %% ../../nbs/deploy/64_benchmark.ipynb #57594ec5
 def benchmark(
@@ -135,13 +137,15 @@ def benchmark(
     shapes = list(itertools.product(clips, batches))
     def add(found, **what): rows.append({**what, **found}); progress(rows[-1])
     for provider, count, precision in itertools.product(providers, threads, held):
-        runtime, what = Runtime.load(folder, provider, count, precision=precision), dict(precision=precision, provider=provider, threads=count)
+        runtime = Runtime.load(folder, provider, count, precision=precision)
+        how = dict(engine="onnxruntime", precision=precision, provider=provider, threads=count)
         for length, batch in shapes:
-            add(measure_runtime(runtime, batch, length, words, seconds), engine="onnxruntime", **what, clips=length, batch=batch)
+            add(measure_runtime(runtime, batch, length, words, seconds), **how, clips=length, batch=batch)
     config = from_dict(ModelConfig, read_json(folder / CONFIG), str(folder / CONFIG))
+    how = dict(engine="torch eager", precision="fp32", provider="cpu")
     for count, (length, batch) in itertools.product(threads if torch else (), shapes):
         found = measure_torch(config, contract, batch, length, words, count, seconds)
-        add(found, engine="torch eager", precision="fp32", provider="cpu", threads=count, clips=length, batch=batch)
+        add(found, **how, threads=count, clips=length, batch=batch)
     return rows
 
 # %% ../../nbs/deploy/64_benchmark.ipynb #c2f2af0d
@@ -152,6 +156,6 @@ def latency_table(
     rows: list[dict],  # of `benchmark`
 ) -> str:              # Markdown
     "Rows as a table."
-    cell = lambda row, name: "auto" if row[name] is None else f"{row[name]:.2f}" if name.endswith("_ms") else str(row[name])
-    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([cell(row, name) for name in _COLUMNS] for row in rows)]
+    shown = lambda name, x: "auto" if x is None else f"{x:.2f}" if name.endswith("_ms") else str(x)
+    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([shown(name, row[name]) for name in _COLUMNS] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

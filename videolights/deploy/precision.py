@@ -27,13 +27,15 @@ def to_fp16(source, target):
     "Write a graph in half precision."
     import onnx
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    half = convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_EXACT])
-    once = {node.output[0]: node for node in half.graph.node}     # where two exact nodes read one value, it is cast twice under one name
+    exact = [*DEFAULT_OP_BLOCK_LIST, *_EXACT]
+    half = convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=exact)
+    # where two exact nodes read one value, it is cast twice under one name
+    once = {node.output[0]: node for node in half.graph.node}
     del half.graph.node[:]
     half.graph.node.extend(once.values())
     onnx.save(half, target)
 
-
+# %% ../../nbs/deploy/60_precision.ipynb #d0cfa59f
 def to_int8(source, target):
     "Write a graph whose matrix products have 8-bit weights."
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -51,10 +53,10 @@ def score_bundle(
     dataset,                      # a Dataset: items and annotations
 ) -> tuple[list[dict], dict]:     # rows of predictions, all metrics
     "Predict a split with a bundle and score it as its protocol is scored."
-    contract, rows = runtime.contract, runtime.predict_dataset(dataset)
-    return rows, evaluate(rows, dataset.annotations, protocol=contract["protocol"], clip_seconds=contract["clip_seconds"])
+    rows, how = runtime.predict_dataset(dataset), {key: runtime.contract[key] for key in ("protocol", "clip_seconds")}
+    return rows, evaluate(rows, dataset.annotations, **how)
 
-
+# %% ../../nbs/deploy/60_precision.ipynb #e6b2711e
 def compare(
     full: dict,             # metrics of fp32, the brief
     lower: dict,            # metrics of another precision
@@ -72,19 +74,21 @@ def _measure(held, contract, dataset, split, threads):
         rows, metrics = score_bundle(Runtime(open_session(path, "cpu", threads), contract), dataset)
         curves = np.concatenate([row["pred_saliency_scores"] for row in rows])
         exact = curves if exact is None else exact
-        found[name] = dict(file=PRECISIONS[name], bytes=path.stat().st_size, dataset=contract["dataset"], split=split, queries=len(dataset),
-                           saliency_difference=float(np.abs(curves - exact).max()), metrics=metrics["brief"])
+        found[name] = dict(file=PRECISIONS[name], bytes=path.stat().st_size, dataset=contract["dataset"], split=split,
+                           queries=len(dataset), saliency_difference=float(np.abs(curves - exact).max()),
+                           metrics=metrics["brief"])
     return found
 
-
+# %% ../../nbs/deploy/60_precision.ipynb #08941232
 def _check_drop(folder, name, found, protocol, tolerance):
     metric, drop = compare(found["fp32"]["metrics"], found[name]["metrics"], protocol)
     found[name] |= dict(worst_metric=metric, drop=round(drop, 2))
     if drop > tolerance:
-        raise InputError(f"{folder}: {name} not added, since it loses {drop:.2f} points of {metric} on {found[name]['queries']} queries "
+        raise InputError(f"{folder}: {name} not added, "
+                         f"since it loses {drop:.2f} points of {metric} on {found[name]['queries']} queries "
                          f"(at most {tolerance:g} are accepted); leave it out, or accept more with --tolerance")
 
-# %% ../../nbs/deploy/60_precision.ipynb #08941232
+# %% ../../nbs/deploy/60_precision.ipynb #ae897018
 def precision_table(
     found: dict,     # of `add_precisions`
     protocol: str,
@@ -93,14 +97,15 @@ def precision_table(
     full = found["fp32"]
     names = [name for name in HEADLINES[protocol] if full["metrics"].get(name) is not None]
     lines = [("precision", "file", "MiB", *names), ("---",) * (3 + len(names))]
-    lines += [(p, f"`{x['file']}`", f"{x['bytes'] / 2**20:.1f}", *(str(x["metrics"][n]) for n in names)) for p, x in found.items()]
+    for name, x in found.items():
+        lines.append((name, f"`{x['file']}`", f"{x['bytes'] / 2**20:.1f}", *(str(x["metrics"][n]) for n in names)))
     about = f"Scored on the {full['queries']} queries of {full['dataset']}'s split `{full['split']}`:\n\n"
     return about + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
-# %% ../../nbs/deploy/60_precision.ipynb #ae897018
+# %% ../../nbs/deploy/60_precision.ipynb #5a643d58
 _HEADING = "## Precisions\n\n"
 
-
+# %% ../../nbs/deploy/60_precision.ipynb #aca621e4
 def add_precisions(
     folder: str | Path,      # a bundle
     precisions: list[str],   # of "fp16", "int8"

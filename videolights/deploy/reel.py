@@ -31,9 +31,9 @@ class Cut:
     confidence: float
     rank: int          # 1 is the most confident of its pair
 
-
+# %% ../../nbs/deploy/62_reel.ipynb #3f25c57b
 def best_cuts(
-    rows: list[dict],            # predictions: {"video" or "vid", "query", "pred_relevant_windows": [[start_s, end_s, confidence], ...]}
+    rows: list[dict],            # {"video" or "vid", "query", "pred_relevant_windows": [[start_s, end_s, confidence], ...]}
     top: int = 5,                # windows per row, at most
     min_confidence: float = 0.,  # leave out what is less sure
 ) -> list[Cut]:                  # in the order of the rows
@@ -67,12 +67,13 @@ def exact_rate(
     try: rate = Fraction(fps)
     except (ValueError, TypeError, ZeroDivisionError, OverflowError):
         raise InputError(f"frame rate {fps}: is no number; give one such as 25 or 29.97") from None
-    if not .5 <= rate < 99.5: raise InputError(f"frame rate {fps}: timecode needs 1 to 99 frames per second; give another")
+    if not .5 <= rate < 99.5:
+        raise InputError(f"frame rate {fps}: timecode needs 1 to 99 frames per second; give another")
     for known in (Fraction(round(rate)), Fraction(round(rate) * 1000, 1001)):
         if abs(rate - known) < .005: return known
     return rate.limit_denominator(1001)
 
-
+# %% ../../nbs/deploy/62_reel.ipynb #05bdfa1d
 def timecode(
     frame: int,  # number of a frame, from 0
     rate,        # frames per second
@@ -88,14 +89,17 @@ def to_edl(
     title="videolights",  # of the timeline
 ) -> str:
     "Cuts as a CMX 3600 edit list, picture only, non-drop, in the order given."
-    if len(cuts) > 999: raise InputError(f"{len(cuts)} cuts: an edit list holds 999; ask for fewer with --top or --min-confidence")
+    if len(cuts) > 999:
+        raise InputError(f"{len(cuts)} cuts: an edit list holds 999; ask for fewer with --top or --min-confidence")
     rate, record, lines = exact_rate(fps), 0, [f"TITLE: {_printable(title)}", "FCM: NON-DROP FRAME"]
     for number, cut in enumerate(cuts, 1):
         first = round(Fraction(cut.start_s) * rate)
-        last = max(round(Fraction(cut.end_s) * rate), first + 1)                       # an event shows at least one frame
+        # an event shows at least one frame
+        last = max(round(Fraction(cut.end_s) * rate), first + 1)
         codes = [timecode(frame, rate) for frame in (first, last, record, record + last - first)]
         record += last - first
-        lines += ["", f"{number:03d}  AX       V     C        {' '.join(codes)}", f"* FROM CLIP NAME: {_printable(Path(cut.video).name)}",
+        lines += ["", f"{number:03d}  AX       V     C        {' '.join(codes)}",
+                  f"* FROM CLIP NAME: {_printable(Path(cut.video).name)}",
                   f"* COMMENT: {_printable(cut.query)} ({cut.confidence:.2f})"]
     return "\n".join(lines) + "\n"
 
@@ -124,7 +128,7 @@ def merge_windows(
 # %% ../../nbs/deploy/62_reel.ipynb #68fb0ec3
 _ORDERS = ("time", "confidence")
 
-
+# %% ../../nbs/deploy/62_reel.ipynb #4958159a
 def plan(
     windows,     # (n, 3) start_s, end_s, confidence
     duration_s,  # of the video
@@ -140,7 +144,7 @@ def plan(
 
 # %% ../../nbs/deploy/62_reel.ipynb #38b8424f
 def _frames_from(container, stream, origin, start_s):
-    "Frames from the one on screen at `start_s`, or an earlier one; where a jump lands too late, it is taken again from further back."
+    "Frames from the one on screen at `start_s`, or an earlier one; a jump that lands too late is taken from further back."
     for back_s in (0, 10, start_s):
         container.seek(max(int((start_s - back_s + origin) / stream.time_base), 0), stream=stream)
         frames = (frame for frame in container.decode(stream) if frame.time is not None)
@@ -148,7 +152,7 @@ def _frames_from(container, stream, origin, start_s):
         if first and first.time - origin <= start_s: break
     return chain([first] if first else [], frames)
 
-
+# %% ../../nbs/deploy/62_reel.ipynb #0328bdf5
 def _pictures(
     container, stream,  # open video
     origin,             # seconds of its first frame
@@ -163,7 +167,7 @@ def _pictures(
         shown = frame
     for _ in range(count - k if shown else 0): yield shown                            # the last frame stays
 
-# %% ../../nbs/deploy/62_reel.ipynb #0328bdf5
+# %% ../../nbs/deploy/62_reel.ipynb #d122bbe9
 def _turned(frame, turns):
     "A yuv420p frame by quarter turns counter-clockwise."
     from av import VideoFrame
@@ -173,7 +177,7 @@ def _turned(frame, turns):
     turned = np.concatenate([np.rot90(p, turns).reshape(-1) for p in planes])
     return VideoFrame.from_ndarray(turned.reshape(height * 3 // 2, -1), format="yuv420p")
 
-
+# %% ../../nbs/deploy/62_reel.ipynb #db7a2ca9
 class _Track:
     "A stream of the reel, and how much of it is written."
 
@@ -181,21 +185,23 @@ class _Track:
 
     def write(self, frame=None): self.target.mux(self.stream.encode(frame))           # None ends the track
 
-# %% ../../nbs/deploy/62_reel.ipynb #d122bbe9
+# %% ../../nbs/deploy/62_reel.ipynb #16515c96
 class _Pictures(_Track):
     "The picture track."
 
     def __init__(self, target, source, first, fps):
         from av import codecs_available
         from av.video.reformatter import VideoReformatter
-        codec, options = ("libx264", {"crf": "20", "preset": "veryfast"}) if "libx264" in codecs_available else ("mpeg4", {"qscale": "3"})
+        codec, options = "mpeg4", {"qscale": "3"}
+        if "libx264" in codecs_available: codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
         super().__init__(target, target.add_stream(codec, rate=fps, options=options))
         self.reformatter, self.turned = VideoReformatter(), quarter_turns(first) % 2
         self.size = tuple(max(n - n % 2, 2) for n in (first.width, first.height))      # colour planes are half as large
         context, shape = self.stream.codec_context, source.sample_aspect_ratio
         self.stream.width, self.stream.height, self.stream.pix_fmt = *self.size[::-1 if self.turned else 1], "yuv420p"
         if shape: context.sample_aspect_ratio = 1 / shape if self.turned else shape
-        for name in ("colorspace", "color_range", "color_primaries", "color_trc"): setattr(context, name, getattr(first, name))
+        for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+            setattr(context, name, getattr(first, name))
 
     def add(self, frame):
         "Encode a frame of the source."
@@ -203,7 +209,8 @@ class _Pictures(_Track):
         width, height = self.size[::-1 if turns % 2 != self.turned else 1]
         shown = self.reformatter.reformat(frame, width, height, "yuv420p")
         if turns: shown = _turned(shown, turns)
-        shown.pts, shown.time_base, shown.pict_type = self.count, 1 / self.stream.codec_context.framerate, 0     # 0: the encoder chooses the type
+        # 0: the encoder chooses the type
+        shown.pts, shown.time_base, shown.pict_type = self.count, 1 / self.stream.codec_context.framerate, 0
         self.write(shown)
         self.count += 1
 
@@ -227,7 +234,7 @@ class _Sound(_Track):
         self._append(np.zeros((self.channels, samples - written), np.float32))
 
     def _blocks(self, container, origin, start_s):
-        "(first sample counted from `start_s`, samples); stamps off by less than 50 ms are rounding, and then blocks join without a gap."
+        "(first sample counted from `start_s`, samples); stamps off by less than 50 ms are rounding: blocks join without a gap."
         from av.audio.resampler import AudioResampler
         resampler, at = AudioResampler("fltp", self.layout, self.rate), None
         container.seek(max(int((start_s + origin) / self.source.time_base), 0), stream=self.source)
@@ -235,14 +242,16 @@ class _Sound(_Track):
             if block.time is None: continue
             stamp = round((block.time - origin - start_s) * self.rate)
             if at is None or abs(stamp - at) > self.rate / 20: at = stamp
-            x = np.concatenate([np.zeros((self.channels, 0), np.float32), *(part.to_ndarray() for part in resampler.resample(block))], 1)
+            parts = [part.to_ndarray() for part in resampler.resample(block)]
+            x = np.concatenate([np.zeros((self.channels, 0), np.float32), *parts], 1)
             yield at, x
             at += x.shape[1]
 
     def _append(self, x):
         from av import AudioFrame
         for i in range(0, x.shape[1], self.rate):
-            frame = AudioFrame.from_ndarray(np.ascontiguousarray(x[:, i:i + self.rate]), format="fltp", layout=self.layout)
+            second = np.ascontiguousarray(x[:, i:i + self.rate])
+            frame = AudioFrame.from_ndarray(second, format="fltp", layout=self.layout)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.count, Fraction(1, self.rate)
             self.count += frame.samples
             self.write(frame)
@@ -254,7 +263,8 @@ def _write_pieces(source, stream, target, pieces, progress):
     from tqdm.auto import tqdm
     first, fps = next(source.decode(stream)), Fraction(min(frame_rate(stream), 60)).limit_denominator(1001)
     origin, counts = first.time or 0.0, [max(round((end - start) * fps), 1) for start, end, _ in pieces]
-    pictures, sound = _Pictures(target, stream, first, fps), _Sound(target, source.streams.audio[0]) if source.streams.audio else None
+    pictures = _Pictures(target, stream, first, fps)
+    sound = _Sound(target, source.streams.audio[0]) if source.streams.audio else None
     with tqdm(total=sum(counts), disable=not progress, unit="frame") as bar:
         for (start_s, *_), count in zip(pieces, counts):
             for frame in _pictures(source, stream, origin, fps, start_s, count): pictures.add(frame); bar.update()
@@ -272,9 +282,11 @@ def render_reel(
 ):                  # (m, 3) the pieces as shown, in their order
     "Cut windows out of a video and join them: H.264 (MPEG-4 part 2 where the build has none) and AAC."
     if Path(out).suffix.lower() != ".mp4": raise InputError(f"{out}: reels are MP4; give a name that ends with .mp4")
-    if Path(out).resolve() == Path(video).resolve(): raise InputError(f"{out}: is the video itself; choose another name for the reel")
+    if Path(out).resolve() == Path(video).resolve():
+        raise InputError(f"{out}: is the video itself; choose another name for the reel")
     pieces = plan(windows, probe(video).duration_s, order)
-    if not len(pieces): raise InputError(f"{video}: no window to show; ask for more with --top or a lower --min-confidence")
+    if not len(pieces):
+        raise InputError(f"{video}: no window to show; ask for more with --top or a lower --min-confidence")
     from av import open as av_open
     with open_video(video) as (source, stream), atomic_path(out) as temporary, \
             av_open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as target:

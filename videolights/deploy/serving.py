@@ -44,7 +44,8 @@ class Limits:
     waiting: int = 32          # requests that may wait for a worker; more get 503
 
 # %% ../../nbs/deploy/63_serving.ipynb #1de89134
-def _one_line(text): return " ".join("".join(c if c.isprintable() or c == "\n" else "?" for c in text).split())   # also: valid as UTF-8
+# also: valid as UTF-8
+def _one_line(text): return " ".join("".join(c if c.isprintable() or c == "\n" else "?" for c in text).split())
 
 
 def _refusal(status, text, **headers):
@@ -63,14 +64,15 @@ def _query_fault(query, limits):
     if not query.strip(): return "is empty; describe the moment in words"
     if len(query) > limits.max_chars: return f"{len(query)} characters, up to {limits.max_chars} are read"
 
-
+# %% ../../nbs/deploy/63_serving.ipynb #c5ed701d
 def check_queries(
     queries: list,
     limits: Limits,
 ) -> list[str]:     # the same list
     "One to `max_queries` texts, none empty or too long."
     if not queries: raise _refusal(422, "query: none is given; say what to look for")
-    if len(queries) > limits.max_queries: raise _refusal(422, f"query: {len(queries)} are given, up to {limits.max_queries} are answered at once")
+    if len(queries) > limits.max_queries:
+        raise _refusal(422, f"query: {len(queries)} are given, up to {limits.max_queries} are answered at once")
     for query in queries:
         if fault := _query_fault(query, limits): raise _refusal(422, f"query: {fault}")
     return queries
@@ -92,9 +94,10 @@ def inside(
     raise _refusal(404, f"path: no such video file: {path[:200]}")
 
 # %% ../../nbs/deploy/63_serving.ipynb #e907669b
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")                       # MP4 and QuickTime, from byte 4
-_STARTS = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3",    # Matroska, Ogg, Flash, MPEG twice
-           b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")                                               # ASF
+# MP4 and QuickTime, from byte 4
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+_STARTS = (b"\x1a\x45\xdf\xa3", b"OggS", b"FLV\x01",                                    # Matroska, Ogg, Flash
+           b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11")  # MPEG twice, ASF
 
 
 def is_container(
@@ -115,16 +118,18 @@ class Service:
 
     def answer(self, path: Path, name: str, queries: list[str]) -> dict:
         "JSON-ready answer about the video at `path`, which the client calls `name`."
-        if not is_container(path): raise _refusal(415, f"{name}: is no video file; send MP4, MOV, MKV, WebM, AVI or MPEG")
+        if not is_container(path):
+            raise _refusal(415, f"{name}: is no video file; send MP4, MOV, MKV, WebM, AVI or MPEG")
         try:
             info = probe(path)
             if info.duration_s > self.limits.max_video_s:
-                raise _refusal(413, f"{name}: is {info.duration_s:.0f} seconds long, up to {self.limits.max_video_s:g} are read; send a part of it")
+                raise _refusal(413, f"{name}: is {info.duration_s:.0f} seconds long, "
+                                    f"up to {self.limits.max_video_s:g} are read; send a part of it")
             predictions = self.runtime.predict_video(path, queries)
         except InputError as e: raise _refusal(422, str(e).replace(str(path), name)) from None
-        rows = [{**replace(p, vid=Path(name).stem).to_dict(), "top_clips": p.top_clips().round(4).tolist()} for p in predictions]
+        row = lambda p: {**replace(p, vid=Path(name).stem).to_dict(), "top_clips": p.top_clips().round(4).tolist()}
         seconds = dict(duration_s=round(info.duration_s, 3), clip_seconds=self.runtime.contract["clip_seconds"])
-        return {"video": name, **seconds, "predictions": rows}
+        return {"video": name, **seconds, "predictions": [row(p) for p in predictions]}
 
     def answer_upload(self, file, name, queries):
         "The same about an upload, copied to a file that is gone afterwards whatever happens."
@@ -136,16 +141,18 @@ class Service:
     def answer_path(self, text, queries): return self.answer(inside(self.folder, text), _one_line(text), queries)
 
 # %% ../../nbs/deploy/63_serving.ipynb #738eb566
-def _too_large(limit): return _refusal(413, f"the request is larger than {limit / 1e6:g} MB; send a shorter or smaller video")
+def _too_large(limit):
+    return _refusal(413, f"the request is larger than {limit / 1e6:g} MB; send a shorter or smaller video")
 
-
+# %% ../../nbs/deploy/63_serving.ipynb #8a82b1e6
 class _Body:
     "A request's way in and its answer's way out, counted."
     LINGER_S = 2
 
     def __init__(self, receive, send, limit):
         self._receive, self._send, self.limit, self.size = receive, send, limit, 0
-        self.read = self.started = self.owed = False      # the request is read, its answer begun, the answer's end still to be sent
+        # the request is read, its answer begun, the answer's end still to be sent
+        self.read = self.started = self.owed = False
 
     async def receive(self):
         message = await self._receive()
@@ -170,7 +177,7 @@ class _Body:
         except TimeoutError: pass
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-# %% ../../nbs/deploy/63_serving.ipynb #8a82b1e6
+# %% ../../nbs/deploy/63_serving.ipynb #dd65aa9b
 class _Gate:
     "What every POST passes first: a place in the queue, a limit on bytes, a limit on time."
     SMALL = 2**16   # bytes of a request without a video
@@ -185,13 +192,18 @@ class _Gate:
         try:
             async with asyncio.timeout(self.limits.timeout_s): await self._pass(scope, body, full)
         except TimeoutError:
-            if not body.started: await self._refuse(scope, body, 504, f"took longer than {self.limits.timeout_s:g} seconds; send a shorter video")
+            if not body.started:
+                late = f"took longer than {self.limits.timeout_s:g} seconds; send a shorter video"
+                await self._refuse(scope, body, 504, late)
         finally: self.inside -= 1
         if body.owed: await body.finish()
 
     async def _pass(self, scope, body, full):
-        if full: return await self._refuse(scope, body, 503, "too many requests are waiting; try again soon", {"Retry-After": "5"})
-        if int(dict(scope["headers"]).get(b"content-length", 0)) <= body.limit: return await self.app(scope, body.receive, body.send)
+        if full:
+            many = "too many requests are waiting; try again soon"
+            return await self._refuse(scope, body, 503, many, {"Retry-After": "5"})
+        if int(dict(scope["headers"]).get(b"content-length", 0)) <= body.limit:
+            return await self.app(scope, body.receive, body.send)
         await self._refuse(scope, body, 413, _too_large(body.limit).detail)
 
     async def _refuse(self, scope, body, *what): await _error(*what)(scope, body.receive, body.send)
@@ -200,7 +212,8 @@ class _Gate:
 class Workers:
     "A few threads and a queue before them."
 
-    def __init__(self, count): self.slots, self.pool = asyncio.Semaphore(count), ThreadPoolExecutor(count, "videolights")
+    def __init__(self, count):
+        self.slots, self.pool = asyncio.Semaphore(count), ThreadPoolExecutor(count, "videolights")
 
     async def run(self, function, *args):
         "Call a function in a thread, when one is free."
@@ -225,7 +238,8 @@ _Problem = create_model("Problem", __doc__="What every error answers.", error=(s
 _FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": {
     "type": "object", "required": ["file", "query"], "additionalProperties": False, "properties": {
         "file": {"type": "string", "format": "binary", "description": "a video"},
-        "query": {"type": "array", "items": {"type": "string"}, "description": "what to look for; may be repeated"}}}}}}}
+        "query": {"type": "array", "items": {"type": "string"},
+                  "description": "what to look for; may be repeated"}}}}}}}
 _ERRORS = {status: {"model": _Problem} for status in (400, 403, 404, 413, 415, 422, 500, 503, 504)}
 
 # %% ../../nbs/deploy/63_serving.ipynb #dfb8a151
@@ -251,7 +265,8 @@ def _add_questions(app, service):
         "Upload a video and ask: multipart form with one `file` and one or more `query`."
         if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
             raise _refusal(415, "send a multipart form (multipart/form-data) with one 'file' and one or more 'query'")
-        async with request.form(max_files=1, max_fields=4 * limits.max_queries, max_part_size=8 * limits.max_chars) as form:
+        most = dict(max_fields=4 * limits.max_queries, max_part_size=8 * limits.max_chars)
+        async with request.form(max_files=1, **most) as form:
             return await app.state.workers.run(service.answer_upload, *read_form(form, limits))
 
     @app.post("/predict/path", responses=_ERRORS)
@@ -259,15 +274,15 @@ def _add_questions(app, service):
         "Ask about a video in the service's folder; the path is relative to it."
         return await app.state.workers.run(service.answer_path, asked.path, check_queries(asked.queries, limits))
 
-
+# %% ../../nbs/deploy/63_serving.ipynb #82f98b8c
 def _add_facts(app, runtime, started):
     "GET /health and GET /contract"
 
     @app.get("/health")
     async def health():
         "Is it alive, what does it serve, and where does the graph run?"
-        return dict(status="ok", model=runtime.contract["dataset"], version=__version__, providers=list(runtime.providers),
-                    uptime_s=round(time.monotonic() - started, 1))
+        return dict(status="ok", model=runtime.contract["dataset"], version=__version__,
+                    providers=list(runtime.providers), uptime_s=round(time.monotonic() - started, 1))
 
     @app.get("/contract")
     async def contract():
@@ -288,7 +303,8 @@ def _add_errors(app):
         return _error(422, f"{where or 'body'}: {first['msg']}"[:300])
 
     @app.exception_handler(Exception)
-    async def unforeseen(request, e): return _error(500, "something unforeseen went wrong; the log of the service tells more")
+    async def unforeseen(request, e):
+        return _error(500, "something unforeseen went wrong; the log of the service tells more")
 
 # %% ../../nbs/deploy/63_serving.ipynb #41b8bcd8
 def create_app(
@@ -298,7 +314,8 @@ def create_app(
 ) -> FastAPI:
     "A bundle behind HTTP."
     import_module("python_multipart")                               # a form cannot be read without it
-    if folder is not None and not Path(folder).is_dir(): raise InputError(f"{folder}: no such folder; name the folder of videos that may be read")
+    if folder is not None and not Path(folder).is_dir():
+        raise InputError(f"{folder}: no such folder; name the folder of videos that may be read")
 
     @asynccontextmanager
     async def workers(app):
@@ -320,7 +337,7 @@ def is_loopback(host: str) -> bool:
     try: return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError: return False
 
-
+# %% ../../nbs/deploy/63_serving.ipynb #30473db9
 def bind(
     host: str,
     port: int,  # 0 takes a free one
@@ -328,7 +345,8 @@ def bind(
     "A listening socket, or why there is none."
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as e:
-        raise InputError(f"{host}:{port}: cannot be listened on ({getattr(e, 'strerror', None) or e}); choose another --host or --port") from None
+        raise InputError(f"{host}:{port}: cannot be listened on ({getattr(e, 'strerror', None) or e}); "
+                         "choose another --host or --port") from None
 
 # %% ../../nbs/deploy/63_serving.ipynb #44de8809
 def serve(
@@ -344,8 +362,10 @@ def serve(
     app = create_app(Runtime.load(bundle, **options), folder, limits)
     with bind(host, port) as listening:
         if not is_loopback(host):
-            print(f"warning: {host} can be reached from other machines, and there is no authentication", file=sys.stderr, flush=True)
+            print(f"warning: {host} can be reached from other machines, "
+                  "and there is no authentication", file=sys.stderr, flush=True)
         shown = f"[{host}]" if ":" in host else host
-        print(f"serving {bundle} at http://{shown}:{listening.getsockname()[1]} (try /docs; stop with Ctrl-C)", flush=True)
+        print(f"serving {bundle} at http://{shown}:{listening.getsockname()[1]} (try /docs; "
+              "stop with Ctrl-C)", flush=True)
         try: uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
         except KeyboardInterrupt: pass
