@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def benchmark(
     batches=(1, 8, 32),
     clips=(75,),                   # lengths of the videos
     words=12,
-    threads=(None,),               # None leaves it to the library
+    threads: Sequence[int | None] = (None,),   # None leaves it to the library
     providers=("cpu",),
     precisions=None,               # None takes those that the bundle holds
     seconds=1.0,                   # per measurement
@@ -136,7 +136,7 @@ def benchmark(
     held = precisions or [name for name, file in PRECISIONS.items() if file in contract["files"]]
     shapes = list(itertools.product(clips, batches))
     def add(found, **what): rows.append({**what, **found}); progress(rows[-1])
-    for provider, count, precision in itertools.product(providers, threads, held):
+    for provider, count, precision in [(p, n, name) for p in providers for n in threads for name in held]:
         runtime = Runtime.load(folder, provider, count, precision=precision)
         how = dict(engine="onnxruntime", precision=precision, provider=provider, threads=count)
         for length, batch in shapes:

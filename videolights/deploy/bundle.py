@@ -91,7 +91,7 @@ class SealedFolder:
         for name, digest in described["files"].items():
             file = Path(folder, name)
             if sha256(file) == digest: continue
-            raise InputError(f"{file}: is cut short or altered, its SHA-256 is not the one in {path.name}; {self.again}")
+            raise InputError(f"{file}: is cut short or altered, its SHA-256 is not that in {path.name}; {self.again}")
         return described
 
     def check_target(self, folder: Path):

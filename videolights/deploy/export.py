@@ -76,7 +76,7 @@ class Graph(nn.Module):
         text: Tensor,        # (B, N, dt); text i asks about video i mod V
         text_mask: Tensor,   # (B, N) bool
     ) -> dict:               # OUTPUTS and the inner ones
-        "spans, logits (B, Q, 2), saliency, unit_saliency (B, L), windows (B, Q, 2) in seconds, scores (B, Q), the inner ones."
+        "spans, logits, windows in seconds (B, Q, 2), saliency, unit_saliency (B, L), scores (B, Q), the inner ones."
         # V as a tensor: the exporter cannot divide by a symbol
         videos = torch.ones_like(video_mask[:, 0], dtype=torch.int64).sum()
         pairs = torch.arange(text.shape[0], device=text.device) % videos

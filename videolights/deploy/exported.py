@@ -10,6 +10,7 @@ __all__ = ['VIDEO', 'TEXT', 'TOKENIZER', 'DESCRIPTION', 'ENCODER_FILES', 'ENCODE
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -101,7 +102,7 @@ def open_encoder(
     packed = path.is_dir()
     if places and packed:
         raise InputError(f"{path}: the bundle brings its encoder, weights of another one have no use; leave them out")
-    encoder = ExportedEncoder(path, providers, threads) if packed else _installed(name, path, places)
+    encoder: Any = ExportedEncoder(path, providers, threads) if packed else _installed(name, path, places)
     if encoder.name != name:
         raise InputError(f"{path}: is the encoder '{encoder.name}', the model was trained with '{name}'; "
                          "put that one there")

@@ -33,7 +33,7 @@ class Cut:
 
 # %% ../../nbs/deploy/62_reel.ipynb #3f25c57b
 def best_cuts(
-    rows: list[dict],            # {"video" or "vid", "query", "pred_relevant_windows": [[start_s, end_s, confidence], ...]}
+    rows: list[dict],            # "video" or "vid", "query", "pred_relevant_windows": [[start_s, end_s, confidence], ...]
     top: int = 5,                # windows per row, at most
     min_confidence: float = 0.,  # leave out what is less sure
 ) -> list[Cut]:                  # in the order of the rows
@@ -144,7 +144,7 @@ def plan(
 
 # %% ../../nbs/deploy/62_reel.ipynb #38b8424f
 def _frames_from(container, stream, origin, start_s):
-    "Frames from the one on screen at `start_s`, or an earlier one; a jump that lands too late is taken from further back."
+    "Frames from the one on screen at `start_s` on, or an earlier one; a jump that lands too late is taken again."
     for back_s in (0, 10, start_s):
         container.seek(max(int((start_s - back_s + origin) / stream.time_base), 0), stream=stream)
         frames = (frame for frame in container.decode(stream) if frame.time is not None)
@@ -234,7 +234,7 @@ class _Sound(_Track):
         self._append(np.zeros((self.channels, samples - written), np.float32))
 
     def _blocks(self, container, origin, start_s):
-        "(first sample counted from `start_s`, samples); stamps off by less than 50 ms are rounding: blocks join without a gap."
+        "(first sample counted from `start_s`, samples); stamps off by less than 50 ms are rounding: blocks then join."
         from av.audio.resampler import AudioResampler
         resampler, at = AudioResampler("fltp", self.layout, self.rate), None
         container.seek(max(int((start_s + origin) / self.source.time_base), 0), stream=self.source)

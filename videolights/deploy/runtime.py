@@ -345,9 +345,8 @@ class Runtime:
     def __init__(self, session, contract: dict, folder: str | Path = "", threads=None, weights={}):
         self.session, self.contract, self.folder = session, contract, Path(folder)
         self.threads, self.weights = threads, weights
-        videos, texts = ([x.shape[0] for x in session.get_inputs() if x.name == name][0] for name in ("video", "text"))
-        # False: every text needs a video of its own, as in version 1
-        self.shares_videos = videos != texts
+        axes = {x.name: x.shape[0] for x in session.get_inputs()}
+        self.shares_videos = axes["video"] != axes["text"]      # False: every text needs a video of its own, as in version 1
 
     @classmethod
     def load(
