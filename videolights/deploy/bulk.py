@@ -27,11 +27,13 @@ class Pair:
 
 # %% ../../nbs/deploy/61_bulk.ipynb #4b8f450b
 def _check_query(query, where):
-    if not isinstance(query, str) or not query.strip(): raise InputError(f"{where}: the query is empty; describe the moment in words")
-    if not any(c.isalnum() for c in query): raise InputError(f"{where}: query {query!r} holds no words; describe the moment in words")
+    if not isinstance(query, str) or not query.strip():
+        raise InputError(f"{where}: the query is empty; describe the moment in words")
+    if not any(c.isalnum() for c in query):
+        raise InputError(f"{where}: query {query!r} holds no words; describe the moment in words")
     return query
 
-
+# %% ../../nbs/deploy/61_bulk.ipynb #8c59e7f3
 def read_list(
     path: str | Path,  # JSON lines: {"video": path, "query": text, "qid": optional}
 ) -> list[Pair]:
@@ -41,7 +43,8 @@ def read_list(
         where, video, qid = f"{path}: row {number}", row.get("video"), row.get("qid")
         if not isinstance(video, str) or not video.strip() or "\0" in video:
             raise InputError(f"{where}: names no video; write {{\"video\": ..., \"query\": ...}}")
-        if qid is not None and not isinstance(qid, (int, str)): raise InputError(f"{where}: the qid is {qid!r}; give a whole number or a word")
+        if qid is not None and not isinstance(qid, (int, str)):
+            raise InputError(f"{where}: the qid is {qid!r}; give a whole number or a word")
         pairs.append(Pair(video, _check_query(row.get("query"), where), qid))
     if not pairs: raise InputError(f"{path}: holds no pairs; write a row {{\"video\": ..., \"query\": ...}} for each")
     return pairs
@@ -49,7 +52,7 @@ def read_list(
 # %% ../../nbs/deploy/61_bulk.ipynb #37884209
 def is_list(source: str | Path) -> bool: return Path(source).suffix.lower() in (".jsonl", ".ndjson")
 
-
+# %% ../../nbs/deploy/61_bulk.ipynb #fbf8ca45
 def find_pairs(
     source: str | Path,         # a video, a folder of videos, or a list
     queries=(),                 # asked of every video; a list brings its own
@@ -62,7 +65,8 @@ def find_pairs(
         return folder, list(dict.fromkeys(read_list(source)))
     if not queries: raise InputError(f"{source}: no query; say what to look for, in quotes")
     videos = find_videos(source) if source.is_dir() else [source]
-    return folder, list(dict.fromkeys(Pair(video.relative_to(folder).as_posix(), query) for video in videos for query in queries))
+    names = [video.relative_to(folder).as_posix() for video in videos]
+    return folder, list(dict.fromkeys(Pair(name, query) for name in names for query in queries))
 
 # %% ../../nbs/deploy/61_bulk.ipynb #8c7450a3
 def answer_pairs(
@@ -102,7 +106,8 @@ def begin_answers(
     out, note = Path(out), Path(f"{out}.run.json")
     if out.is_dir(): raise InputError(f"{out}: is a folder; name a file with --out")
     if not out.exists() or not out.stat().st_size: return write_json(note, facts)
-    if not note.exists(): raise InputError(f"{out}: holds what this command did not write; choose another file with --out")
+    if not note.exists():
+        raise InputError(f"{out}: holds what this command did not write; choose another file with --out")
     before = read_json(note)
     for key in {**facts, **before}:
         old, new = before.get(key), facts.get(key)
@@ -165,9 +170,12 @@ def predict_many(
 ) -> Tally:
     "Answer every pair of `source` that `out` does not hold yet."
     import_module("av")                                                   # without it every video would fail
-    if not runtime.contract["encoder"]: raise InputError("the bundle's features come from other encoders; it cannot read videos, call `Runtime.predict`")
+    if not runtime.contract["encoder"]:
+        raise InputError("the bundle's features come from other encoders; "
+                         "it cannot read videos, call `Runtime.predict`")
     folder, pairs = find_pairs(source, queries)
-    begin_answers(out, {"source": str(Path(source).resolve()), "bundle": bundle_id(runtime.contract), **(settings or {}), **options})
+    facts = {"source": str(Path(source).resolve()), "bundle": bundle_id(runtime.contract)}
+    begin_answers(out, {**facts, **(settings or {}), **options})
     done, waiting = answered(read_answers(out)), {}
     for pair in pairs:
         if pair not in done: waiting.setdefault(pair.video, []).append(pair)

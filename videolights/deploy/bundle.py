@@ -22,19 +22,24 @@ def sha256(
     "SHA-256 of a file; an unreadable one is an error that names it."
     try:
         with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-    except FileNotFoundError: raise InputError(f"{path}: no such file; the bundle is incomplete, export or copy it again") from None
-    except OSError as e: raise InputError(f"{path}: cannot be read ({e.strerror}); export or copy the bundle again") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the bundle is incomplete, export or copy it again") from None
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror}); export or copy the bundle again") from None
 
 # %% ../../nbs/deploy/55_bundle.ipynb #9e7adbae
 def _check_version(kind: "SealedFolder", described, path: Path):
     version, readable = described.get(kind.version) if isinstance(described, dict) else None, kind.readable
-    if not isinstance(version, int): raise InputError(f"{path}: has no {kind.version}, so it describes no {kind.what}; {kind.again}")
-    if version > readable[-1]: raise InputError(f"{path}: {kind.version} is {version}, this package reads up to {readable[-1]}; upgrade videolights")
+    if not isinstance(version, int):
+        raise InputError(f"{path}: has no {kind.version}, so it describes no {kind.what}; {kind.again}")
+    if version > readable[-1]:
+        raise InputError(f"{path}: {kind.version} is {version}, this package reads up to {readable[-1]}; "
+                         "upgrade videolights")
     if version not in readable:
         raise InputError(f"{path}: {kind.version} is {version}, this package reads {' and '.join(map(str, readable))}; "
                          "open it with the videolights that wrote it, or export the weights again")
 
-
+# %% ../../nbs/deploy/55_bundle.ipynb #c94c95ed
 def _check_keys(kind: "SealedFolder", described: dict, path: Path):
     for key in (*kind.keys, "files"):
         if key not in described: raise InputError(f"{path}: missing key '{key}'; {kind.again}")
@@ -45,7 +50,7 @@ def _check_keys(kind: "SealedFolder", described: dict, path: Path):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise InputError(f"{path}: 'files' names '{name}' outside the {kind.what}; {kind.again}")
 
-# %% ../../nbs/deploy/55_bundle.ipynb #c94c95ed
+# %% ../../nbs/deploy/55_bundle.ipynb #4df5800a
 @dataclass(frozen=True)
 class SealedFolder:
     "A kind of folder that one of its files describes."
@@ -75,14 +80,18 @@ class SealedFolder:
     def open(self, folder: str | Path) -> dict:
         "The description, once its version, its keys and every file's hash have been verified."
         path = Path(folder, self.description)
-        if not Path(folder).is_dir(): raise InputError(f"{folder}: no such folder; name the {self.what} that `{self.made_by}` wrote")
-        if not path.exists(): raise InputError(f"{path}: no such file; {folder} is no {self.what}, write one with `{self.made_by} --out {folder}`")
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such folder; name the {self.what} that `{self.made_by}` wrote")
+        if not path.exists():
+            raise InputError(f"{path}: no such file; "
+                             f"{folder} is no {self.what}, write one with `{self.made_by} --out {folder}`")
         described = read_json(path)
         _check_version(self, described, path)
         _check_keys(self, described, path)
         for name, digest in described["files"].items():
-            if sha256(Path(folder, name)) != digest:
-                raise InputError(f"{Path(folder, name)}: is cut short or altered, its SHA-256 is not the one in {path.name}; {self.again}")
+            file = Path(folder, name)
+            if sha256(file) == digest: continue
+            raise InputError(f"{file}: is cut short or altered, its SHA-256 is not that in {path.name}; {self.again}")
         return described
 
     def check_target(self, folder: Path):
@@ -97,15 +106,18 @@ MODEL, CONTRACT, CONFIG, PARITY, README = "model.onnx", "contract.json", "config
 HASHED = (MODEL, CONFIG, PARITY, README)   # what no bundle is without
 PRECISIONS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 ENCODER = "encoder"                        # folder of an encoder bundle that came along
-FEATURES = ("clip_seconds", "max_words", "encoder", "video_dim", "text_dim", "sources")   # what changes an answer: repeated in the graph
-BUNDLE = SealedFolder(CONTRACT, "bundle_version", (1, BUNDLE_VERSION), FEATURES, HASHED, "bundle", "videolights export RUN")
+# what changes an answer: repeated in the graph
+FEATURES = ("clip_seconds", "max_words", "encoder", "video_dim", "text_dim", "sources")
+BUNDLE = SealedFolder(CONTRACT, "bundle_version", (1, BUNDLE_VERSION), FEATURES, HASHED,
+                      "bundle", "videolights export RUN")
 
 # %% ../../nbs/deploy/55_bundle.ipynb #55524485
 def answer_key(
     contract: dict,  # a feature contract
 ) -> str:            # the part of it that changes answers, as one line of JSON
     "What a graph and its contract must agree on."
-    at = {key: contract[key] for key in ("at",) if key in contract}      # where frames are taken, if not in the middle of a clip
+    # where frames are taken, if not in the middle of a clip
+    at = {key: contract[key] for key in ("at",) if key in contract}
     return json.dumps({key: contract[key] for key in FEATURES} | at, sort_keys=True)
 
 
@@ -134,7 +146,7 @@ def sources_of(
     "The contract's sources of a kind."
     return [source for source in contract["sources"] if source["kind"] == kind]
 
-
+# %% ../../nbs/deploy/55_bundle.ipynb #842a6879
 def open_bundle(
     folder: str | Path,  # a bundle
 ) -> dict:               # its contract
@@ -142,7 +154,9 @@ def open_bundle(
     contract, path = BUNDLE.open(folder), Path(folder, CONTRACT)
     for kind in ("video", "text"):
         try: listed = sum(source["dim"] for source in sources_of(contract, kind))
-        except (KeyError, TypeError): raise InputError(f"{path}: 'sources' needs a name, kind and dim each; {BUNDLE.again}") from None
+        except (KeyError, TypeError):
+            raise InputError(f"{path}: 'sources' needs a name, kind and dim each; {BUNDLE.again}") from None
         if contract[f"{kind}_dim"] != listed:
-            raise InputError(f"{path}: {kind}_dim is {contract[f'{kind}_dim']} but its sources add up to {listed}; {BUNDLE.again}")
+            raise InputError(f"{path}: {kind}_dim is {contract[f'{kind}_dim']} but its sources add up to {listed}; "
+                             f"{BUNDLE.again}")
     return contract

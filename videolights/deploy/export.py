@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .bundle import BUNDLE, CONFIG, ENCODER, FEATURES, MODEL, PARITY, README, graph_metadata, seal, sources_of
+from .bundle import BUNDLE, CONFIG, ENCODER, FEATURES, MODEL, PARITY, README
+from .bundle import graph_metadata, seal, sources_of
 from ..config import InputError
 from ..files import atomic_path, write_json, write_text
 from ..data.batches import append_tef
@@ -49,17 +50,19 @@ def _answer(out, mask: Tensor, clip_seconds: float) -> dict:
     "What a caller reads, by name."
     seconds = mask.sum(1)[:, None, None] * clip_seconds
     windows = torch.minimum((span_to_window(out.spans) * seconds).clamp(min=0), seconds)
-    return dict(zip(OUTPUTS, (out.spans, out.logits, out.saliency, unit_range(out.saliency, mask), windows, out.logits.softmax(-1)[..., 0])))
+    unit, scores = unit_range(out.saliency, mask), out.logits.softmax(-1)[..., 0]
+    return dict(zip(OUTPUTS, (out.spans, out.logits, out.saliency, unit, windows, scores)))
 
 
 def _inner_outputs(traced: dict, weights: dict) -> dict:
     "Stages and attentions by the names they have in the graph."
-    sides = {f"stage.{name}.{side}": x for name, stage in traced.items() if isinstance(stage, Stage) for side, x in stage._asdict().items()}
+    stages = {name: stage._asdict() for name, stage in traced.items() if isinstance(stage, Stage)}
+    sides = {f"stage.{name}.{side}": x for name, stage in stages.items() for side, x in stage.items()}
     return {**sides, **{f"attention.{name}": x for name, x in weights.items()}}
 
 # %% ../../nbs/deploy/58_export.ipynb #5c3d953c
 class Graph(nn.Module):
-    "What is exported: endpoints, the model, and its answer in seconds; for the explorers also its stages and attentions."
+    "What is exported: endpoints, the model, its answer in seconds, and for the explorers its stages and attentions."
     model: VideoLights       # or a baseline
 
     def __init__(self, model, clip_seconds: float):
@@ -73,8 +76,9 @@ class Graph(nn.Module):
         text: Tensor,        # (B, N, dt); text i asks about video i mod V
         text_mask: Tensor,   # (B, N) bool
     ) -> dict:               # OUTPUTS and the inner ones
-        "spans (B, Q, 2), logits (B, Q, 2), saliency and unit_saliency (B, L), windows (B, Q, 2) in seconds, scores (B, Q), stages, attentions."
-        videos = torch.ones_like(video_mask[:, 0], dtype=torch.int64).sum()      # V as a tensor: the exporter cannot divide by a symbol
+        "spans, logits, windows in seconds (B, Q, 2), saliency, unit_saliency (B, L), scores (B, Q), the inner ones."
+        # V as a tensor: the exporter cannot divide by a symbol
+        videos = torch.ones_like(video_mask[:, 0], dtype=torch.int64).sum()
         pairs = torch.arange(text.shape[0], device=text.device) % videos
         with watch_attention(self.model) as weights:
             traced = self.model.trace(append_tef(video, video_mask), video_mask, text, text_mask, pairs)
@@ -119,7 +123,8 @@ def trace_onnx(
     config, dim = graph.model.config, torch.export.Dim
     videos, batch, clips, words = dim("videos"), dim("batch"), dim("clips"), dim("words", max=config.max_words)
     axes = ({0: videos, 1: clips}, {0: videos, 1: clips}, {0: batch, 1: words}, {0: batch, 1: words})
-    video, video_mask, text, text_mask = map(torch.from_numpy, example_inputs(config, 6, 7, min(5, config.max_words), "ragged"))
+    examples = example_inputs(config, 6, 7, min(5, config.max_words), "ragged")
+    video, video_mask, text, text_mask = map(torch.from_numpy, examples)
     inputs = dict(zip(INPUTS, (video[:3], video_mask[:3], text, text_mask)))
     with torch.no_grad(): names = list(graph.eval().outputs(*inputs.values()))
     save_graph(graph, inputs, dict(zip(INPUTS, axes)), names, graph_metadata(contract), path)
@@ -136,7 +141,8 @@ def measure_parity(
 ):                   # one dictionary per shape and padding: its description and the largest difference of each output
     "Compare an exported graph with torch."
     session, config = open_session(path, "cpu"), graph.model.config
-    cases: list[dict] = [dict(batch=b, clips=l, words=min(n, config.max_words), padding=padding) for b, l, n in shapes for padding in PADDINGS]
+    cases: list[dict] = [dict(batch=batch, clips=clips, words=min(words, config.max_words), padding=padding)
+                         for batch, clips, words in shapes for padding in PADDINGS]
     return [{**case, **_differences(graph, session, example_inputs(config, **case))} for case in cases]
 
 # %% ../../nbs/deploy/58_export.ipynb #d1e722b9
@@ -150,8 +156,8 @@ def _differences(graph, session, inputs):
 
 # %% ../../nbs/deploy/58_export.ipynb #709429f7
 def worst_difference(
-    cases,  # from `measure_parity`
-):          # largest difference over all cases; windows and unit_saliency are others in other units and do not count twice
+    cases: list[dict],  # from `measure_parity`
+) -> float:             # over all cases; windows and unit_saliency are others in other units and do not count twice
     "The number by which an export is accepted."
     differences = [case[name] for case in cases for name in COMPARED]
     return math.inf if any(map(math.isnan, differences)) else max(differences)
@@ -166,7 +172,8 @@ def bundle_readme(
 ) -> str:
     "The README of a bundle, from `static/bundle_readme.md.jinja`."
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    pages = Environment(loader=PackageLoader("videolights.deploy", "static"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
+    templates = PackageLoader("videolights.deploy", "static")
+    pages = Environment(loader=templates, undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True)
     sources = [(kind, source) for kind in ("video", "text") for source in sources_of(contract, kind)]
     return pages.get_template("bundle_readme.md.jinja").render(
         name=name, contract=contract, slots=slots, parity=parity, metrics=metrics, sources=sources)
@@ -175,23 +182,27 @@ def bundle_readme(
 def _contract_of(model, contract) -> dict:
     "The contract given, or the model's own, if it fits the model."
     if contract is None: contract = getattr(model, "contract", None)
-    if contract is None: raise InputError("the model carries no feature contract; pass one, e.g. DataConfig.load('data.yaml').contract()")
+    if contract is None:
+        raise InputError("the model carries no feature contract; "
+                         "pass one, e.g. DataConfig.load('data.yaml').contract()")
     for key in ("dataset", *FEATURES):
-        if key not in contract: raise InputError(f"contract: missing key '{key}'; build it with DataConfig.load('data.yaml').contract()")
+        if key not in contract:
+            raise InputError(f"contract: missing key '{key}'; build it with DataConfig.load('data.yaml').contract()")
     for key, fits in (("video_dim", operator.eq), ("text_dim", operator.eq), ("max_words", operator.le)):
         built = getattr(model.config, key)
         if not fits(contract[key], built):
-            raise InputError(f"contract: {key} is {contract[key]}, the model was built for {built}; use the contract it was trained with")
+            raise InputError(f"contract: {key} is {contract[key]}, the model was built for {built}; "
+                             "use the contract it was trained with")
     return contract
 
 # %% ../../nbs/deploy/58_export.ipynb #f62244d1
 def export_onnx(
-    model: nn.Module,              # a VideoLights model, in any mode and on any device; it is left as it is
-    folder: str | Path,            # the bundle to write; an earlier bundle there is replaced
-    contract: dict | None = None,  # feature contract, `DataConfig.contract()`; None takes the model's own
-    metrics: dict | None = None,   # metric name -> value, kept in the bundle
-    check: bool = True,            # compare with torch before anything is written
-    encoder: str | Path | None = None,  # an encoder bundle to pack in, so that the bundle answers from video files and sentences
+    model: nn.Module,                   # a VideoLights model, in any mode and on any device; it is left as it is
+    folder: str | Path,                 # the bundle to write; an earlier bundle there is replaced
+    contract: dict | None = None,       # feature contract, `DataConfig.contract()`; None takes the model's own
+    metrics: dict | None = None,        # metric name -> value, kept in the bundle
+    check: bool = True,                 # compare with torch before anything is written
+    encoder: str | Path | None = None,  # an encoder bundle to pack in: the bundle then answers from video files
 ) -> Path:          # the bundle
     "Write a model as an ONNX bundle."
     folder, contract = Path(folder), _contract_of(model, contract)
@@ -203,7 +214,8 @@ def export_onnx(
         draft.mkdir()
         if encoder: contract = _pack_encoder(encoder, draft, contract)
         trace_onnx(graph, {**contract, **details}, draft / MODEL)
-        parity = _parity(graph, draft / MODEL, folder) if check else dict(tolerance=PARITY_TOLERANCE, worst=None, cases=[])
+        unchecked = dict(tolerance=PARITY_TOLERANCE, worst=None, cases=[])
+        parity = _parity(graph, draft / MODEL, folder) if check else unchecked
         write_json(draft / PARITY, parity)
         write_json(draft / CONFIG, asdict(config))
         write_text(draft / README, bundle_readme(folder.name, contract, config.slots, parity, metrics))
@@ -218,11 +230,11 @@ def _pack_encoder(encoder, draft, contract):
     open_encoder(contract, draft)                       # do its columns fit?
     return contract
 
-
+# %% ../../nbs/deploy/58_export.ipynb #fb52c736
 def _parity(graph, path, folder):
     cases = measure_parity(graph, path)
     worst = worst_difference(cases)
     if worst > PARITY_TOLERANCE:
-        raise InputError(f"{folder}: not written, since the graph differs from torch by {worst:.1e} (at most {PARITY_TOLERANCE:.0e} is accepted); "
-                         "are the model's weights finite?")
+        raise InputError(f"{folder}: not written, since the graph differs from torch by {worst:.1e} "
+                         f"(at most {PARITY_TOLERANCE:.0e} is accepted); are the model's weights finite?")
     return dict(tolerance=PARITY_TOLERANCE, worst=worst, cases=cases)

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .bundle import ENCODER, PARITY, README, SealedFolder
 from ..config import InputError
 from ..features.frames import FACTS, FrameEncoder
@@ -22,7 +24,8 @@ from .sessions import open_session
 VIDEO, TEXT, TOKENIZER, DESCRIPTION = "video.onnx", "text.onnx", "tokenizer.json", "encoder.json"
 ENCODER_FILES = (VIDEO, TEXT, TOKENIZER, PARITY, README)
 ENCODER_VERSION = 1
-ENCODER_BUNDLE = SealedFolder(DESCRIPTION, "encoder_version", (ENCODER_VERSION,), FACTS, ENCODER_FILES, "encoder bundle", "videolights export CLIP")
+ENCODER_BUNDLE = SealedFolder(DESCRIPTION, "encoder_version", (ENCODER_VERSION,), FACTS, ENCODER_FILES,
+                              "encoder bundle", "videolights export CLIP")
 
 # %% ../../nbs/deploy/56_exported.ipynb #ae870bd6
 def encoder_metadata(
@@ -48,23 +51,24 @@ def _open_graph(path, facts, output, width, providers, threads):
         raise InputError(f"{path}: belongs to another encoder than {DESCRIPTION} describes; {ENCODER_BUNDLE.again}")
     shapes = {x.name: x.shape for x in session.get_outputs()}
     if shapes.get(output, [0])[-1] != width:
-        raise InputError(f"{path}: has no output '{output}' of {width} columns, as {DESCRIPTION} says; {ENCODER_BUNDLE.again}")
+        raise InputError(f"{path}: has no output '{output}' of {width} columns, as {DESCRIPTION} says; "
+                         f"{ENCODER_BUNDLE.again}")
     return session
 
 # %% ../../nbs/deploy/56_exported.ipynb #db0d8ff6
 class ExportedEncoder(FrameEncoder):
     "An encoder bundle, ready to encode."
-    name: str   # as its description says
 
     def __init__(
         self,
         folder,           # an encoder bundle
-        providers="cpu",  # "cpu", "cuda", ONNX Runtime's own names, or a list of them; one that cannot be used is an error
+        providers="cpu",  # as in `open_session`, but "auto"; one that cannot be used is an error
         threads=None,     # CPU threads; None leaves it to ONNX Runtime
         batch=32,         # clips or sentences that go through a graph at once
     ):
         try: from tokenizers import Tokenizer
-        except ImportError: raise InputError('tokenizers is not installed; run `pip install "videolights[video]"`') from None
+        except ImportError:
+            raise InputError('tokenizers is not installed; run `pip install "videolights[video]"`') from None
         folder, facts = Path(folder), ENCODER_BUNDLE.open(folder)
         self.video = _open_graph(folder / VIDEO, facts, "embeddings", facts["video_dim"], providers, threads)
         self.text = _open_graph(folder / TEXT, facts, "states", facts["text_dim"], providers, threads)
@@ -73,9 +77,13 @@ class ExportedEncoder(FrameEncoder):
     @property
     def providers(self): return self.video.get_providers()   # where it really runs, most preferred first
 
-    def embed_frames(self, frames): return self.video.run(["embeddings"], {"frames": frames})[0]
+    def embed_frames(self, frames):
+        "Frames (F, H, W, 3) uint8 -> (F, video_dim)."
+        return np.asarray(self.video.run(["embeddings"], {"frames": frames})[0])
 
-    def token_states(self, ids, mask): return self.text.run(["states"], {"ids": ids, "mask": mask})[0]
+    def token_states(self, ids, mask):
+        "Token ids and mask (B, N) -> (B, N, text_dim)."
+        return np.asarray(self.text.run(["states"], {"ids": ids, "mask": mask})[0])
 
 # %% ../../nbs/deploy/56_exported.ipynb #e502a5f1
 def open_encoder(
@@ -89,24 +97,31 @@ def open_encoder(
     name, path = contract["encoder"], Path(folder, ENCODER)
     if not name:
         sources = ", ".join(source["name"] for source in contract["sources"])
-        raise InputError(f"{folder}: its features ({sources}) come from other encoders, so it cannot read videos; use those and call `predict`")
+        raise InputError(f"{folder}: its features ({sources}) come from other encoders, so it cannot read videos; "
+                         "use those and call `predict`")
     packed = path.is_dir()
-    if places and packed: raise InputError(f"{path}: the bundle brings its encoder, weights of another one have no use; leave them out")
+    if places and packed:
+        raise InputError(f"{path}: the bundle brings its encoder, weights of another one have no use; leave them out")
     encoder: Any = ExportedEncoder(path, providers, threads) if packed else _installed(name, path, places)
-    if encoder.name != name: raise InputError(f"{path}: is the encoder '{encoder.name}', the model was trained with '{name}'; put that one there")
+    if encoder.name != name:
+        raise InputError(f"{path}: is the encoder '{encoder.name}', the model was trained with '{name}'; "
+                         "put that one there")
     for kind in ("video", "text"):
         found, wanted = getattr(encoder, f"{kind}_dim"), contract[f"{kind}_dim"]
         if found == wanted: continue
         where = path if packed else f"encoder '{name}'"
-        raise InputError(f"{where}: gives {found} columns of {kind}, the contract says {wanted}; use the weights it was trained with")
+        raise InputError(f"{where}: gives {found} columns of {kind}, the contract says {wanted}; "
+                         "use the weights it was trained with")
     return encoder
 
-
+# %% ../../nbs/deploy/56_exported.ipynb #6d908cc8
 def _installed(name, path, places):
     try: return get_encoder(name, places)
     except ImportError as e:
-        raise InputError(f"{path}: no such folder, and encoder '{name}' needs {e.name} to run without it; put an exported encoder there "
-                         f'(`videolights export WEIGHTS --out {path}`), or run `pip install "videolights[encoders]"`') from None
+        raise InputError(f"{path}: no such folder, and encoder '{name}' needs {e.name} to run without it; "
+                         "put an exported encoder there "
+                         f'(`videolights export WEIGHTS --out {path}`), or '
+                         'run `pip install "videolights[encoders]"`') from None
 
 # %% ../../nbs/deploy/56_exported.ipynb #670f12f3
 def is_encoder(
@@ -117,4 +132,5 @@ def is_encoder(
     if (path / "config.json").is_file():
         config = read_json(path / "config.json")
         return isinstance(config, dict) and config.get("model_type") == "clip"
-    return not path.exists() and not path.parent.is_dir() and bool(re.fullmatch(r"[\w.-]+/[\w.-]*clip[\w.-]*", str(source), re.IGNORECASE))
+    if path.exists() or path.parent.is_dir(): return False
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]*clip[\w.-]*", str(source), re.IGNORECASE))

@@ -47,7 +47,8 @@ class Prediction:
         "The highlights."
         clips = np.argsort(-self.saliency, kind="stable")[:k]
         start_s = clips * self.clip_seconds
-        return np.stack((start_s, np.minimum(start_s + self.clip_seconds, self.duration_s), self.unit_saliency[clips]), 1)
+        end_s = np.minimum(start_s + self.clip_seconds, self.duration_s)
+        return np.stack((start_s, end_s, self.unit_saliency[clips]), 1)
 
     def to_dict(self) -> dict:
         "JSON-ready, with the key names of the field's evaluators."
@@ -62,11 +63,13 @@ def check_features(
 ):           # (rows, dim) float32
     "Hold an array against the contract."
     try: x = np.asarray(x)
-    except ValueError: raise InputError(f"{what}: rows differ in length; give an array of shape (rows, {dim})") from None
+    except ValueError:
+        raise InputError(f"{what}: rows differ in length; give an array of shape (rows, {dim})") from None
     if x.dtype.kind not in "fiu": raise InputError(f"{what}: holds {x.dtype} values; features are numbers")
     if x.ndim != 2: raise InputError(f"{what}: has shape {x.shape}; give one pair at a time, as (rows, {dim})")
     if x.shape[1] != dim:
-        raise InputError(f"{what}: has {x.shape[1]} columns, the contract says {dim} ({detail}); join the sources in this order")
+        raise InputError(f"{what}: has {x.shape[1]} columns, the contract says {dim} ({detail}); "
+                         "join the sources in this order")
     if not len(x): raise InputError(f"{what}: has no rows; at least one is needed")
     if not np.isfinite(x).all(): raise InputError(f"{what}: holds NaN or infinite values; extract the features again")
     return x.astype(np.float32)
@@ -86,7 +89,8 @@ def join_sources(
         raise InputError(f"{kind} features: '{name}' {fault}; the bundle reads {', '.join(names)}")
     parts = [check_features(arrays[s["name"]], s["dim"], s["name"], s["name"]) for s in sources]
     rows = min(map(len, parts))
-    return np.concatenate([l2_normalize(x[:rows]) if s.get("normalize", True) else x[:rows] for s, x in zip(sources, parts)], 1)
+    parts = [x[:rows] for x in parts]
+    return np.concatenate([l2_normalize(x) if s.get("normalize", True) else x for s, x in zip(sources, parts)], 1)
 
 # %% ../../nbs/deploy/59_runtime.ipynb #ad4cf4e2
 def segments(
@@ -116,7 +120,7 @@ def _join(a, b, middle):
     end = b[1] if b[1] > middle else a[1]
     return np.array([min(start, end), max(start, end), max(a[2], b[2])])
 
-
+# %% ../../nbs/deploy/59_runtime.ipynb #32e1b5c4
 def merge_moments(
     starts,          # first clip of each window
     size,            # clips of a window
@@ -155,8 +159,8 @@ def combine(
     "One answer from the answers of overlapping windows; a single window's is returned as it is."
     if len(parts) == 1: return parts[0]
     saliency, size = blend(starts, [curve for *_, curve in parts]), len(parts[0][2])
-    found = [np.column_stack((span_to_window(spans) * size + start, scores)) for start, (spans, scores, _) in zip(starts, parts)]
-    moments = merge_moments(starts, size, found)
+    in_clips = lambda start, spans, scores: np.column_stack((span_to_window(spans) * size + start, scores))
+    moments = merge_moments(starts, size, [in_clips(start, *part[:2]) for start, part in zip(starts, parts)])
     edges, scores = moments[:, :2], moments[:, 2]
     return window_to_span(edges / len(saliency)), scores * mean_inside(unit_saliency(saliency), edges), saliency
 
@@ -166,11 +170,12 @@ _INPUTS, _OUTPUTS = ("video", "video_mask", "text", "text_mask"), ("spans", "sco
 
 def _check_session(session, contract, folder):
     if session.get_modelmeta().custom_metadata_map.get("videolights") != answer_key(contract):
-        raise InputError(f"{folder / CONTRACT}: does not belong to {MODEL}, which names another contract; export or copy the bundle again")
+        raise InputError(f"{folder / CONTRACT}: does not belong to {MODEL}, which names another contract; "
+                         "export or copy the bundle again")
     missing = {*_INPUTS, *_OUTPUTS} - {x.name for x in (*session.get_inputs(), *session.get_outputs())}
     if missing: raise InputError(f"{folder / MODEL}: has no input or output '{min(missing)}'; export the bundle again")
 
-
+# %% ../../nbs/deploy/59_runtime.ipynb #4e7e81b9
 def graph_file(
     contract,
     precision,               # "fp32", "fp16" or "int8"
@@ -179,7 +184,8 @@ def graph_file(
     "The graph of a precision; one that the bundle lacks is an error."
     held = [name for name, file in PRECISIONS.items() if file in contract["files"]]
     if precision in held: return PRECISIONS[precision]
-    raise InputError(f"{folder}: has no precision '{precision}', only {', '.join(held)}; export it again with --precision {precision}")
+    raise InputError(f"{folder}: has no precision '{precision}', only {', '.join(held)}; "
+                     f"export it again with --precision {precision}")
 
 # %% ../../nbs/deploy/59_runtime.ipynb #9d35382c
 def _bound(self: "Runtime", arrays):
@@ -188,9 +194,9 @@ def _bound(self: "Runtime", arrays):
     device = "cuda" if self.providers[0] in (SHORT["cuda"], SHORT["tensorrt"]) else "cpu"
     return [OrtValue.ortvalue_from_numpy(x, device, 0) for x in arrays]
 
-
+# %% ../../nbs/deploy/59_runtime.ipynb #321b1fba
 def _run(self: "Runtime", videos, texts, outputs=_OUTPUTS, batch_size=32):
-    "Ask every text about its video (text i about video i mod V); a list of answers, each a tuple of outputs (rows are padded)."
+    "Ask every text about its video (text i about video i mod V): per text a tuple of outputs, whose rows are padded."
     shared, answers = _bound(self, pad(videos)), []
     for i in range(0, len(texts), batch_size):
         chunk, binding = texts[i:i + batch_size], self.session.io_binding()
@@ -210,35 +216,39 @@ def _answers(self: "Runtime", videos, texts, starts, size, batch_size):
         return list(zip(*passes))
     parts = [(cut(video, start), text) for video, text, own in zip(videos, texts, starts) for start in own]
     found = []
-    for i in range(0, len(parts), batch_size): found += _run(self, *zip(*parts[i:i + batch_size]), batch_size=batch_size)
+    for i in range(0, len(parts), batch_size):
+        found += _run(self, *zip(*parts[i:i + batch_size]), batch_size=batch_size)
     found = iter([(spans, scores, saliency[:len(part)]) for (spans, scores, saliency), (part, _) in zip(found, parts)])
     return [[next(found) for _ in own] for own in starts]
 
 # %% ../../nbs/deploy/59_runtime.ipynb #7ae1a30d
 def _columns(contract, kind): return ", ".join(f"{s['name']} {s['dim']}" for s in sources_of(contract, kind))
 
-
+# %% ../../nbs/deploy/59_runtime.ipynb #2adad3c5
 def _checked(self: "Runtime", videos, texts):
     c = self.contract
-    if len(videos) != len(texts): raise InputError(f"{len(videos)} videos for {len(texts)} texts; give one text per video")
+    if len(videos) != len(texts):
+        raise InputError(f"{len(videos)} videos for {len(texts)} texts; give one text per video")
     check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", _columns(c, kind))
-    once = {key: check(x, "video") for key, x in {id(x): x for x in videos}.items()}         # a video that is given often is checked once
+    # a video that is given often is checked once
+    once = {key: check(x, "video") for key, x in {id(x): x for x in videos}.items()}
     texts = [check(x, "text") for x in texts]
     longest = max(map(len, texts))
-    if longest > c["max_words"]: raise InputError(f"text features: {longest} words, the model reads up to {c['max_words']}; cut the query")
+    if longest > c["max_words"]:
+        raise InputError(f"text features: {longest} words, the model reads up to {c['max_words']}; cut the query")
     return [once[id(x)] for x in videos], texts
 
-# %% ../../nbs/deploy/59_runtime.ipynb #2adad3c5
+# %% ../../nbs/deploy/59_runtime.ipynb #b095f56d
 def predict_batch(
     self: "Runtime",
-    videos: Sequence,                         # of (L, video_dim), any lengths
-    texts: Sequence,                          # of (N, text_dim), one per video
-    identities: list[dict] | None = None,     # per pair what is known of qid, query, vid
-    durations_s: list[float] | None = None,   # true length of each video in seconds where it is not clips times clip_seconds
-    whole_clips: bool | None = None,          # round windows to whole clips; None does as the contract's protocol is scored
-    nms_threshold: float = 0.0,               # drop windows that overlap a better one by more than this IoU; 0 keeps all
-    batch_size: int = 32,                     # pairs that go through the graph at once
-    window: int | None = None,                # clips of a window that longer videos are cut into; None takes the longest training video, 0 never cuts
+    videos: Sequence,                        # of (L, video_dim), any lengths
+    texts: Sequence,                         # of (N, text_dim), one per video
+    identities: list[dict] | None = None,    # per pair what is known of qid, query, vid
+    durations_s: list[float] | None = None,  # of each video, where it is not clips times clip_seconds
+    whole_clips: bool | None = None,         # round windows to whole clips; None does as the protocol is scored
+    nms_threshold: float = 0.0,              # drop windows that overlap a better one by more than this IoU
+    batch_size: int = 32,                    # pairs that go through the graph at once
+    window: int | None = None,               # clips at once of a long video; None: as in training, 0 never cuts
 ) -> list[Prediction]:
     "Answer many pairs; each gets the answer it would get alone."
     if not len(texts) and not len(videos): return []
@@ -247,8 +257,9 @@ def predict_batch(
     if whole_clips is None: whole_clips = on_whole_clips(self.contract["protocol"])
     starts, predictions = [segments(len(video), size) for video in videos], []
     answers = map(combine, starts, _answers(self, videos, texts, starts, size, batch_size))
-    for video, (spans, scores, saliency), identity, limit_s in zip(videos, answers, identities or repeat({}), durations_s or repeat(np.inf)):
-        windows = windows_from_spans(spans, scores, len(video) * seconds, seconds if whole_clips else None, nms_threshold)
+    known, limits, unit = identities or repeat({}), durations_s or repeat(np.inf), seconds if whole_clips else None
+    for video, (spans, scores, saliency), identity, limit_s in zip(videos, answers, known, limits):
+        windows = windows_from_spans(spans, scores, len(video) * seconds, unit, nms_threshold)
         duration_s = min(len(video) * seconds, limit_s)
         windows[:, :2] = windows[:, :2].clip(max=duration_s)
         predictions.append(Prediction(windows, saliency, seconds, duration_s, **identity))
@@ -282,7 +293,7 @@ class Trace:
     spans: np.ndarray                 # (Q, 2) of every slot, in the decoder's order
     scores: np.ndarray                # (Q,)
 
-
+# %% ../../nbs/deploy/59_runtime.ipynb #b7e22774
 def trace_pair(
     self: "Runtime",
     video,   # (L, video_dim)
@@ -292,8 +303,8 @@ def trace_pair(
     (video,), (text,) = _checked(self, [video], [text])
     inner = [x.name for x in self.session.get_outputs() if x.name.startswith(("stage.", "attention."))]
     if not inner:
-        raise InputError(f"{self.folder / MODEL}: names no stages, so it answers but cannot be looked into (as in bundles of version 1); "
-                         "export the run again")
+        raise InputError(f"{self.folder / MODEL}: names no stages, so it answers but cannot be looked into "
+                         "(as in bundles of version 1); export the run again")
     (spans, scores, saliency, *rest), = _run(self, [video], [text], (*_OUTPUTS, *inner))
     found = dict(zip(inner, rest))
     names = dict.fromkeys(name.split(".")[1] for name in inner if name.startswith("stage."))
@@ -312,7 +323,7 @@ def _split(
     x = check_features(encoded, columns[-1], f"encoder '{self.contract['encoder']}'", _columns(self.contract, kind))
     return {source["name"]: part for source, part in zip(sources, np.split(x, columns[:-1], 1))}
 
-
+# %% ../../nbs/deploy/59_runtime.ipynb #50145d49
 def predict_video(
     self: "Runtime",
     path: str | Path,          # a video file
@@ -331,20 +342,21 @@ def predict_video(
 class Runtime:
     "A bundle, ready to answer. Open one with `Runtime.load`."
 
-    def __init__(self, session, contract: dict, folder: str | Path = "", threads: int | None = None, weights: dict[str, str] = {}):
-        self.session, self.contract, self.folder, self.threads, self.weights = session, contract, Path(folder), threads, weights
-        videos, texts = ([x.shape[0] for x in session.get_inputs() if x.name == name][0] for name in ("video", "text"))
-        self.shares_videos = videos != texts                       # False: every text needs a video of its own, as in version 1
+    def __init__(self, session, contract: dict, folder: str | Path = "", threads=None, weights={}):
+        self.session, self.contract, self.folder = session, contract, Path(folder)
+        self.threads, self.weights = threads, weights
+        axes = {x.name: x.shape[0] for x in session.get_inputs()}
+        self.shares_videos = axes["video"] != axes["text"]      # False: every text needs a video of its own, as in version 1
 
     @classmethod
     def load(
         cls,
-        folder: str | Path,                  # a bundle
-        providers: str | list[str] = "auto", # "auto", "cpu", "cuda", ONNX Runtime's own names, or a list
-        threads: int | None = None,          # CPU threads; None leaves it to ONNX Runtime
-        allow_fallback: bool = False,        # accept the CPU when a requested provider cannot be used
-        precision: str = "fp32",             # "fp32", "fp16" or "int8", as far as the bundle has them
-        weights: dict[str, str] = {},        # {name: file, folder or hub id} of encoders that the contract names, where they are not in the usual place
+        folder: str | Path,                   # a bundle
+        providers: str | list[str] = "auto",  # "auto", "cpu", "cuda", ONNX Runtime's own names, or a list
+        threads: int | None = None,           # CPU threads; None leaves it to ONNX Runtime
+        allow_fallback: bool = False,         # accept the CPU when a requested provider cannot be used
+        precision: str = "fp32",              # "fp32", "fp16" or "int8", as far as the bundle has them
+        weights: dict[str, str] = {},         # {name: file, folder or hub id} of encoders, if in unusual places
     ) -> "Runtime":
         "Verify a bundle and open it."
         folder, contract = Path(folder), open_bundle(folder)
@@ -355,7 +367,8 @@ class Runtime:
         return runtime
 
     @property
-    def providers(self) -> list[str]: return self.session.get_providers()   # where the graph really runs, most preferred first
+    # where the graph really runs, most preferred first
+    def providers(self) -> list[str]: return self.session.get_providers()
 
     @cached_property
     def encoder(self) -> FeatureEncoder:
@@ -380,6 +393,8 @@ class Runtime:
     ) -> Any:        # a Prediction, or a list of B
         "Answer one query about one video, many queries about one video, or pair by pair."
         many = isinstance(text, (list, tuple)) and (not len(text) or np.ndim(text[0]) == 2)
-        if many: return self.predict_batch(video if isinstance(video, (list, tuple)) else [video] * len(text), text, **options)
+        if many:
+            videos = video if isinstance(video, (list, tuple)) else [video] * len(text)
+            return self.predict_batch(videos, text, **options)
         identity = {key: options.pop(key) for key in ("qid", "query", "vid") if key in options}
         return self.predict_batch([video], [text], identities=[identity], **options)[0]

@@ -31,7 +31,7 @@ def _quiet():
 # %% ../../nbs/deploy/57_tracing.ipynb #80a0949e
 OPSET = 20
 
-
+# %% ../../nbs/deploy/57_tracing.ipynb #1435172f
 def save_graph(
     network: nn.Module,
     inputs: dict,        # name -> example tensor
@@ -45,18 +45,19 @@ def save_graph(
         import onnxscript
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ImportError as e:
-        raise InputError(f'{e.name} is not installed, and ONNX export needs it; run `pip install "videolights[export]"`') from None
+        raise InputError(f'{e.name} is not installed, and ONNX export needs it; '
+                         'run `pip install "videolights[export]"`') from None
     shapes = tuple(axes[name] for name in inputs)
     with _quiet(), torch.no_grad():
         traced = torch.export.export(network.eval(), tuple(inputs.values()), dynamic_shapes=shapes)
-        program = torch.onnx.export(traced, dynamo=True, external_data=False, dynamic_shapes=shapes, opset_version=OPSET,
-                                    input_names=list(inputs), output_names=list(outputs), verbose=False)
+        program = torch.onnx.export(traced, dynamo=True, external_data=False, verbose=False, opset_version=OPSET,
+                                    dynamic_shapes=shapes, input_names=list(inputs), output_names=list(outputs))
     assert program is not None      # it is for graphs of the older exporter only
     ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
 
-
+# %% ../../nbs/deploy/57_tracing.ipynb #3e486d59
 def versions(
     *packages,  # names
 ):              # package -> version, this one's and Python's too
