@@ -704,7 +704,7 @@ def benchmark_command(
           --threads 1 2 --out speed.json
       videolights benchmark exported/toyworld --provider cuda --precision fp32 fp16
     """
-    from videolights.deploy.benchmark import benchmark, cold_start, table
+    from videolights.deploy.benchmark import benchmark, cold_start, latency_table
     from videolights.files import write_json
     def say(row):
         what = f"{row['engine']}, {row['precision']}, {row['clips']} clips, batch {row['batch']}"
@@ -712,7 +712,7 @@ def benchmark_command(
     rows = benchmark(bundle, batch, clips, words, threads or (None,), provider, precision or None, seconds,
                      not no_torch, say)
     cold = cold_start(bundle)
-    print(f"{table(rows)}\n\ncold start: {cold['total_s']:.2f} s (import {cold['import_s']:.2f}, "
+    print(f"{latency_table(rows)}\n\ncold start: {cold['total_s']:.2f} s (import {cold['import_s']:.2f}, "
           f"load {cold['load_s']:.2f}, first answer {cold['first_answer_s']:.2f}), "
           f"peak memory {cold['peak_mib']:.0f} MiB")
     if out: write_json(out, dict(rows=rows, cold_start=cold))
