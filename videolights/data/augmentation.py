@@ -7,12 +7,8 @@ __all__ = ['crop', 'stretch', 'Augmented']
 
 # %% ../../nbs/data/14_augmentation.ipynb #1e7123ee
 import numpy as np
-import torch
 
 # %% ../../nbs/data/14_augmentation.ipynb #b841c5bc
-_LEAST = 0.5     # of the clips stay
-
-
 def _take(item, clips):
     "An item with some of its clips."
     saliency = item["saliency"]
@@ -29,28 +25,25 @@ def crop(
     if not len(windows): return item
     inside = np.clip(windows / clip_seconds, 0, clips)
     first, end = int(np.floor(inside.min())), int(np.ceil(inside.max()))
-    least = int(np.ceil(clips * _LEAST))
+    least = -(-clips // 2)                                # half of the clips stay
     start = rng.integers(0, min(first, clips - least) + 1)
     stop = rng.integers(max(end, start + least), clips + 1)
     windows = np.clip(windows - start * clip_seconds, 0, (stop - start) * clip_seconds)
     return {**_take(item, slice(start, stop)), "windows": windows}
 
 # %% ../../nbs/data/14_augmentation.ipynb #a4a767fd
-_TEMPO = 0.4     # largest logarithm of the change of length: e^0.4 is about 1.5
-
-
 def stretch(
     item,            # from a Dataset
     rng,             # numpy Generator
 ):                   # the item with another number of clips
     "The same video, faster or slower."
     clips = len(item["video"])
-    length = max(1, round(clips * float(np.exp(rng.uniform(-_TEMPO, _TEMPO)))))
+    length = max(1, round(clips * float(np.exp(rng.uniform(-0.4, 0.4)))))      # up to e^0.4, about 1.5 times as long
     shown = ((np.arange(length) + 0.5) * clips / length).astype(int)
     return {**_take(item, shown), "windows": item["windows"] * (length / clips)}
 
 # %% ../../nbs/data/14_augmentation.ipynb #f1fa5329
-class Augmented(torch.utils.data.Dataset):
+class Augmented:
     "A data set whose videos are stretched and cut, each with a chance, anew in every epoch."
 
     def __init__(self, dataset, crop: float, stretch: float, seed: int):
