@@ -21,6 +21,7 @@ def inverse_sigmoid(
     x: Tensor,  # in [0, 1]
 ) -> Tensor:    # logit, at most log(1 / 1e-3) in size near the ends
     "logit(x), with both x and 1 − x kept above 1e-3."
+    x = x.clamp(0, 1)
     return (x.clamp(min=1e-3) / (1 - x).clamp(min=1e-3)).log()
 
 # %% ../../nbs/model/25_decoder.ipynb #8cdc3482

@@ -150,7 +150,8 @@ class Fusion(nn.Module):
         super().__init__()
         if kind != "bi": switches = {}
         self.layers = nn.ModuleList(
-            FUSIONS[kind](dim, heads, feedforward, dropout, **switches) for _ in range(layers if kind in FUSIONS else 0))
+            FUSIONS[kind](dim, heads, feedforward, dropout, **switches)
+            for _ in range(layers if kind in FUSIONS else 0))
         self.position = nn.Parameter(0.02 * torch.randn(words, dim)) if kind in ("bi", "uni") else None
 
     def forward(
