@@ -21,7 +21,7 @@ _T = TypeVar("_T")
 
 # %% ../nbs/core/01_config.ipynb #9b4076fd
 class InputError(Exception):
-    "Something a user can put right: the message names file, item and what to do; the command line prints it without a traceback."
+    "Something a user can put right: the message names file, item and what to do, and is printed without a traceback."
 
 # %% ../nbs/core/01_config.ipynb #203a5cfa
 def _nearest(key: str, known: Iterable[str]) -> str:
@@ -34,7 +34,8 @@ def _checked(want: Any, value: Any, where: str, key: str) -> Any:
     "A value for a field of a type, where that is a plain one or a dataclass; a whole number will do for a float."
     if isinstance(want, type) and is_dataclass(want): return from_dict(want, value or {}, f"{where}: {key}")
     if want not in (int, float, str, bool): return value
-    if isinstance(value, (int, float) if want is float else want) and isinstance(value, bool) == (want is bool): return value
+    if isinstance(value, (int, float) if want is float else want) and isinstance(value, bool) == (want is bool):
+        return value
     hint = " (YAML reads 1e-4 as text: write 1.0e-4)" if want is float and isinstance(value, str) else ""
     raise InputError(f"{where}: '{key}' should be {want.__name__}, found {value!r}{hint}")
 
@@ -46,8 +47,10 @@ def from_dict(
 ) -> _T:
     "Build a dataclass from a dictionary; unknown keys are an error that names the nearest known one."
     item = where or cls.__name__
-    known = {f.name: f for f in fields(cls)}   # pyright: ignore[reportArgumentType]  (a class cannot be said to be a dataclass)
-    if not isinstance(values, dict): raise InputError(f"{item}: expected a mapping of {cls.__name__} fields, found {values!r}")
+    # that a class is a dataclass is beyond pyright
+    known = {f.name: f for f in fields(cls)}   # pyright: ignore[reportArgumentType]
+    if not isinstance(values, dict):
+        raise InputError(f"{item}: expected a mapping of {cls.__name__} fields, found {values!r}")
     made, given, part = {}, dict(values), getattr(cls, "part", "")
     if part and "preset" in given: made |= _preset_fields(part, given.pop("preset"))
     for key, value in given.items():
@@ -61,7 +64,7 @@ def from_dict(
 
 # %% ../nbs/core/01_config.ipynb #d03ad20c
 def _choice(*values: str) -> Any:
-    "A field that takes one of these words, the first unless told otherwise."
+    "A field that takes one of these words, by default the first."
     return field(default=values[0], metadata={"choices": values})
 
 
@@ -71,7 +74,7 @@ def _one_of(name: str, value: Any, choices: Iterable[str]):
 
 def _check(
     config: Any,                                          # a dataclass
-    *rules: tuple[str, Callable[[Any], object], str],     # names of fields, a test of their values, what a value must be
+    *rules: tuple[str, Callable[[Any], object], str],     # names of fields, a test, what a value must be
 ):
     "An error for the first field that is none of its choices or breaks a rule."
     for f in fields(config):
@@ -89,7 +92,8 @@ def read_yaml(
     except FileNotFoundError: raise InputError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as e: raise InputError(f"{path}: cannot be read ({e})") from None
     except yaml.YAMLError as e: raise InputError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from None
-    if not isinstance(values, dict): raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
     return values
 
 # %% ../nbs/core/01_config.ipynb #866dbd29
@@ -101,7 +105,7 @@ class Source:
     dim: int                 # columns of the array
     folder: str              # where its files lie, relative to the data set's root
     key: str = ""            # array key in an .npz; "" takes "features" for video and "last_hidden_state" for text
-    file: str = ""           # its name, {vid} and {qid} filled in; "" takes "{vid}.npz" or "qid{qid}.npz"; "a + b" joins columns
+    file: str = ""           # {vid}, {qid} are filled in; "" takes "{vid}.npz" or "qid{qid}.npz"; "a + b" joins both
     normalize: bool = True   # L2-normalise each row when read (eps 1e-5)
 
     def __post_init__(self):
@@ -119,7 +123,8 @@ def _sources(given: Any) -> list[Source]:
     names, kinds = ([getattr(s, key) for s in sources] for key in ("name", "kind"))
     for kind in ("video", "text"):
         if kind not in kinds: raise InputError(f"sources holds no {kind} source; add one")
-    if len(set(names)) < len(names): raise InputError(f"sources: a name occurs twice among {', '.join(names)}; give each its own")
+    if len(set(names)) < len(names):
+        raise InputError(f"sources: a name occurs twice among {', '.join(names)}; give each its own")
     return sources
 
 # %% ../nbs/core/01_config.ipynb #3f8ef728
@@ -127,11 +132,12 @@ PROTOCOLS = ("qvhighlights", "charades", "tvsum", "custom")
 
 
 def _expand(text: str, where: str) -> str:
-    "A path with its environment variables and `~` filled in; a variable that is not set and has no default is an error."
+    "A path with environment variables and `~` filled in; an unset one without a default is an error."
     def value(match):
         name, default = match.groups()
         found = os.environ.get(name, default)
-        if found is None: raise InputError(f"{where}: ${{{name}}} is not set; run `export {name}=/path/to/the/data` first")
+        if found is None:
+            raise InputError(f"{where}: ${{{name}}} is not set; run `export {name}=/path/to/the/data` first")
         return found
     return os.path.expanduser(re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, text))
 
@@ -149,13 +155,14 @@ class DataConfig:
     max_clips: int = 1000    # clips; longer videos are cut in training
     max_words: int = 32      # words; longer queries are cut
     encoder: str = ""        # "builtin" when raw videos and new sentences can be encoded with it, else ""
-    at: float = 0.5          # instant of a clip that its frames are taken at: 0 its start, 0.5 its middle (see `read_views`)
+    at: float = 0.5          # instant of a clip that frames are taken at: 0 is its start (see `read_views`)
 
     def __post_init__(self):
         _one_of("protocol", self.protocol, PROTOCOLS)
         _check(self, ("clip_seconds", lambda s: s > 0, "give a positive number of seconds"),
                ("at", lambda x: 0 <= x < 1, "give a share of a clip, 0 for its start and 0.5 for its middle, below 1"))
-        if not isinstance(self.splits, dict): raise InputError("splits should map a split's name to its annotation file")
+        if not isinstance(self.splits, dict):
+            raise InputError("splits should map a split's name to its annotation file")
         object.__setattr__(self, "sources", _sources(self.sources))
 
     @classmethod
@@ -182,7 +189,7 @@ class DataConfig:
         return replace(self, sources=[s for s in self.sources if s.name in names]) if names else self
 
     def contract(self) -> dict[str, Any]:
-        "What a trained model must know of its features: JSON-ready, without paths; `at` only where it is not the middle."
+        "What a trained model must know of its features: JSON-ready, no paths; `at` only where it is not the middle."
         names = "protocol clip_seconds max_words encoder video_dim text_dim".split()
         sources = [{k: getattr(s, k) for k in ("name", "kind", "dim", "normalize")} for s in self.sources]
         at = {} if self.at == 0.5 else {"at": self.at}
@@ -203,8 +210,8 @@ class _Presets:
 class ModelConfig(_Presets):
     "Architecture of a VideoLights model (paper §3; defaults follow the paper)."
     part = "model"
-    video_dim: int = 2816            # columns of the video features without TEF; training takes it from the feature contract
-    text_dim: int = 512              # columns of the text features; training takes it from the feature contract
+    video_dim: int = 2816            # columns of the video features without TEF; training takes it from the contract
+    text_dim: int = 512              # columns of the text features; training takes it from the contract
     dim: int = 256                   # width d of the model
     heads: int = 8                   # attention heads
     feedforward: int = 1024          # hidden width of feed-forward layers
@@ -212,18 +219,18 @@ class ModelConfig(_Presets):
     kernel: int = 3                  # clips seen by a convolution of the projection
     projection_layers: int = 2       # blocks of the projection
     last_relu: bool = True           # ReLU on the last block too; the release has it on the earlier ones alone
-    refinement: str = _choice("paper", "released", "tr-detr", "none")  # FRA (the released form's correspondence is a constant), TR-DETR's, none
-    correspondence: str = _choice("attended", "padded")   # V_Q in FRA: softmax(V_Q)·T, any length, or V_Q itself, padded to max_words
-    refine_negatives: bool = True    # refine the clips of a mismatched pair with the mismatched query; the release keeps their own
-    fusion: str = _choice("bi", "released", "uni", "qd-detr", "none")  # Bi-CMF, as released, text to video alone (or in QD-DETR's layer), none
+    refinement: str = _choice("paper", "released", "tr-detr", "none")  # FRA, as released (a constant), TR-DETR's
+    correspondence: str = _choice("attended", "padded")   # V_Q in FRA: softmax(V_Q)·T, or V_Q padded to max_words
+    refine_negatives: bool = True    # refine clips of a mismatched pair with its query; the release keeps their own
+    fusion: str = _choice("bi", "released", "uni", "qd-detr", "none")  # Bi-CMF, as released, one way, QD-DETR's
     fusion_layers: int = 1           # layers of it (Fig. 7)
     fusion_residual: bool = True     # residual around the feed-forward of "bi"; the release has none
     fusion_self: bool = True         # self-attention over the fused clips ends each "bi" layer; the release has none
-    encoder: str = _choice("token", "clips", "joint")     # who attends to whom: clips and a global token, clips alone, clips and words
+    encoder: str = _choice("token", "clips", "joint")     # what attends: clips and a token, clips, clips and words
     encoder_layers: int = 3          # self-attention layers
-    decoder: str = _choice("anchors", "queries")  # a slot starts from a centre and width that move, or from a learned vector
+    decoder: str = _choice("anchors", "queries")  # a slot starts from a moving window, or a learned vector
     decoder_layers: int = 3          # layers of self- and cross-attention
-    reciprocity: bool = False        # TR-DETR's: scores weigh the clips that moments are sought in, and the best moment rescores the clips
+    reciprocity: bool = False        # TR-DETR's: scores weigh the clips of the decoder, the best moment rescores them
     slots: int = 10                  # moment queries Q
     feedback: bool = True            # Uni-JFM's GRU; training only
     feedback_padding: bool = False   # the GRU runs on over zeros to the end of the batch's longest video, as released
@@ -235,22 +242,23 @@ class ModelConfig(_Presets):
     max_words: int = 32              # longest query, in words
 
     def __post_init__(self):
-        _check(self, ("dim", lambda d: d % self.heads == d % 4 == 0, f"it must be a multiple of 4 and of heads ({self.heads})"),
+        wanted = f"it must be a multiple of 4 and of heads ({self.heads})"
+        _check(self, ("dim", lambda d: d % self.heads == d % 4 == 0, wanted),
                ("kernel", lambda k: k % 2, "it must be odd, so that a clip sits in its middle"))
         if self.reciprocity and self.encoder != "clips":
-            raise InputError(f"reciprocity needs the encoder of clips alone, found {self.encoder!r}; set encoder: clips")
+            raise InputError(f"reciprocity needs the encoder of clips alone, not {self.encoder!r}; set encoder: clips")
 
 # %% ../nbs/core/01_config.ipynb #8c0965f4
 @dataclass(frozen=True)
 class LossConfig(_Presets):
     "Weight of every loss term; 0 removes it."
     part = "loss"
-    form: str = _choice("paper", "released")   # means over real clips, blind to padding; or the authors' sums, shifts by the batch and padded words
-    hard: str = _choice("paper", "released")   # hard losses of the paper's form: Eqs. 9-10, or squared errors of unit-length curves
+    form: str = _choice("paper", "released")   # means over real clips, blind to padding; or the authors' sums
+    hard: str = _choice("paper", "released")   # hard losses of that form: Eqs. 9-10, or squared errors
     span: float = 10.0               # L1 of (centre, width)
     giou: float = 1.0                # 1 − generalised IoU
     label: float = 4.0               # cross-entropy foreground / background
-    match_label: float = 4.0         # cost of a slot's foreground probability in the matching (span and giou count there as above)
+    match_label: float = 4.0         # cost of a slot's foreground probability in the matching (span and giou as above)
     background: float = 0.1          # class weight of the background
     saliency: float = 1.0            # λ_sal, multiplies the highlight terms below
     rank: float = 1.0                # hinge on pairs of clips
@@ -282,23 +290,23 @@ class TrainConfig:
     lr: float = 1e-4                 # AdamW's learning rate
     weight_decay: float = 1e-4       # AdamW's
     clip_norm: float = 0.1           # largest norm of the gradient
-    schedule: str = _choice("constant", "step", "cosine")   # of lr: as it is, × 0.1 at drop_epoch, to zero at the last epoch
+    schedule: str = _choice("constant", "step", "cosine")   # of lr; × 0.1 at drop_epoch, or to zero at the end
     drop_epoch: int = 400            # for "step"
     warmup_epochs: float = 0.0       # epochs in which lr rises linearly
     seed: int = 2018                 # of weights, order, dropout and augmentation; the release's
     precision: str = _choice("no", "bf16", "fp16")          # accelerate's mixed precision
     train_split: str = "train"       # name of a split of the data set
     eval_split: str = "val"          # name of a split of the data set
-    ema: float = 0.0                 # decay per step of the moving average of the weights that is evaluated and kept; 0 keeps the weights themselves
+    ema: float = 0.0                 # decay per step of the averaged weights that are kept; 0 averages nothing
     eval_every: int = 1              # epochs between evaluations
-    select: str = "auto"             # metric that picks the best checkpoint; "auto" takes the protocol's own (see training)
+    select: str = "auto"             # metric that picks the best checkpoint; "auto" takes the protocol's own
     patience: int = 0                # stop after this many evaluations without a better one; 0 never stops early
     nms: float = 0.0                 # IoU above which a window is dropped at evaluation; 0 keeps all
     crop: float = 0.0                # chance that a training video is cut at random around its moments
     stretch: float = 0.0             # chance that it is played faster or slower
-    start: str = ""                  # run or checkpoint folder whose weights to start from (pretraining); "" starts from random weights
-    domain: str = ""                 # train and evaluate on this domain alone (TVSum has one model per domain); "" takes all
-    shuffle_text: bool = False       # train and evaluate with queries dealt to the wrong videos: a floor for every result
+    start: str = ""                  # run or checkpoint folder whose weights to start from; "" starts from random ones
+    domain: str = ""                 # train and evaluate on this domain alone (TVSum's custom); "" takes all
+    shuffle_text: bool = False       # queries are dealt to the wrong videos: a floor for every result
 
     def __post_init__(self):
         _check(self, ("crop stretch", lambda x: 0 <= x <= 1, "it is a chance between 0 and 1"),
@@ -307,8 +315,8 @@ class TrainConfig:
 
 # %% ../nbs/core/01_config.ipynb #bf7be215
 # what the three baselines share, and what they leave out of the losses
-_DETR = dict(projection="linear", last_relu=False, refinement="none", fusion_layers=2, encoder_layers=2, decoder_layers=2,
-             feedback=False, align_dim=0)
+_DETR = dict(projection="linear", last_relu=False, refinement="none", fusion_layers=2, encoder_layers=2,
+             decoder_layers=2, feedback=False, align_dim=0)
 _RANKED = dict(hard_negative=0.0, hard_positive=0.0, saliency_cosine=0.0, feedback=0.0, query_text=0.0, video_text=0.0)
 PRESETS = {
     "model": {
@@ -317,16 +325,18 @@ PRESETS = {
         "released": dict(kernel=1, last_relu=False, refinement="released", refine_negatives=False,
                          fusion="released", feedback_padding=True),               # as the authors' code has it
         "tvsum-i3d": dict(video_dim=2048, text_dim=512),                          # I3D rgb + flow
-        "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=192, encoder_layers=2, decoder_layers=2,
-                         input_dropout=0.1),
-        "moment-detr": dict(_DETR, fusion="none", encoder="joint", decoder="queries", negative_pairs=False, activation="relu"),
+        "toyworld": dict(video_dim=96, text_dim=64, dim=96, heads=4, feedforward=192,
+                         encoder_layers=2, decoder_layers=2, input_dropout=0.1),
+        "moment-detr": dict(_DETR, fusion="none", encoder="joint", decoder="queries",
+                            negative_pairs=False, activation="relu"),
         "qd-detr": dict(_DETR, fusion="qd-detr"),
-        "tr-detr": dict(_DETR, refinement="tr-detr", fusion="qd-detr", encoder="clips", reciprocity=True, negative_pairs=False),
+        "tr-detr": dict(_DETR, refinement="tr-detr", fusion="qd-detr", encoder="clips",
+                        reciprocity=True, negative_pairs=False),
     },
     "loss": {
         "videolights": {},
         "moment-detr": dict(_RANKED, contrast=0.0, negative_pair=0.0),            # span, gIoU, label and the hinge
-        "qd-detr": _RANKED,                                                       # and the contrast over levels, and negative pairs
+        "qd-detr": _RANKED,                                                       # and contrast, negative pairs
         "tr-detr": dict(_RANKED, negative_pair=0.0, align=1.0, local_align=0.5, global_align=0.3),
     },
 }
@@ -342,7 +352,7 @@ def _preset_fields(part: str, name: str) -> dict[str, Any]:
 class Config:
     "A recipe: the data set's YAML file and the three parts above."
     data: str = ""                   # path of the data set's YAML file, relative to the recipe
-    sources: list[str] = field(default_factory=list)   # names of the feature sources to use; empty takes all of the contract
+    sources: list[str] = field(default_factory=list)   # names of the feature sources to use; empty takes all
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -361,11 +371,12 @@ class Config:
     def to_dict(self) -> dict[str, Any]: return asdict(self)
 
     def with_changes(self, changes: dict[str, Any]) -> "Config":
-        "A copy with dotted keys changed: `with_changes({'model.fusion': 'uni'})`; a preset changes its fields before all others."
+        "A copy with dotted keys changed, such as `{'model.fusion': 'uni'}`; presets come before all else."
         values = self.to_dict()
         for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".preset")):
             part, _, name = key.rpartition(".")
             inside = values.get(part) if part else values
-            if not isinstance(inside, dict): raise InputError(f"--set {key}: unknown part '{part}'; use model, loss or train")
+            if not isinstance(inside, dict):
+                raise InputError(f"--set {key}: unknown part '{part}'; use model, loss or train")
             inside |= _preset_fields(part, value) if name == "preset" and part in PRESETS else {name: value}
         return Config.from_dict(values, "--set " + ", ".join(changes))

@@ -15,10 +15,9 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,8 +26,8 @@ from .config import InputError
 # %% ../nbs/core/02_files.ipynb #3dd58b34
 @contextmanager
 def atomic_path(
-    path: str | Path,  # the file or folder to write
-) -> Iterator[Path]:   # a temporary path in the same folder: write a file or make a folder there
+    path,             # the file or folder to write
+) -> Iterator[Path]:  # a temporary path in the same folder: write a file or make a folder there
     "Write beside `path`, then rename; an error leaves `path` untouched and removes the remains."
     path = Path(path)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
@@ -40,15 +39,15 @@ def atomic_path(
             os.replace(path, old); os.replace(temporary, path); shutil.rmtree(old)
         else: os.replace(temporary, path)
     except OSError as e:
-        raise InputError(f"{path}: cannot be written ({e.strerror or e}); free some space or choose another place") from e
+        raise InputError(f"{path}: cannot be written ({e.strerror or e}); free space or choose another place") from e
     finally:
         if temporary.is_dir(): shutil.rmtree(temporary, ignore_errors=True)
         else: temporary.unlink(missing_ok=True)
 
 # %% ../nbs/core/02_files.ipynb #ab36d31d
 def restore_interrupted(
-    path: str | Path,  # a file or folder that atomic_path writes
-) -> None:
+    path,  # a file or folder that atomic_path writes
+):
     "Repair `path` after a crash: bring back a folder that was set aside, remove half-written ones."
     path = Path(path)
     remains = sorted(path.parent.glob(f".{path.name}.*"), key=lambda p: p.suffix != ".old")
@@ -57,10 +56,8 @@ def restore_interrupted(
         elif p.suffix in (".old", ".tmp"): shutil.rmtree(p) if p.is_dir() else p.unlink()
 
 # %% ../nbs/core/02_files.ipynb #5a3be086
-def _holder(
-    note: Path,  # what the holder of a lock wrote
-) -> str:        # "" as long as nothing is written
-    "Who holds a lock."
+def _holder(note):
+    "Who holds a lock, as far as anything is written there."
     try: who = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError): return ""
     return f" (pid {who['pid']} on {who['host']}, since {who['since']})"
@@ -68,8 +65,8 @@ def _holder(
 
 @contextmanager
 def locked(
-    path: str | Path,  # a folder, or a file that may not exist yet
-) -> Iterator[None]:
+    path,  # a folder, or a file that may not exist yet
+):
     "Hold a place for this process alone, without waiting; the lock lies in the folder or beside the file."
     from filelock import FileLock, Timeout
 
@@ -80,7 +77,7 @@ def locked(
     lock = FileLock(file)
     try: lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"{path}: is in use by another process{_holder(note)}; wait for it or choose another place") from None
+        raise InputError(f"{path}: is in use by another process{_holder(note)}; wait or choose another place") from None
     try:
         who = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
         note.write_text(json.dumps(who), encoding="utf-8")
@@ -90,53 +87,57 @@ def locked(
         lock.release()
 
 # %% ../nbs/core/02_files.ipynb #3d439af0
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path, text):
     "Write a text file atomically."
     with atomic_path(path) as temporary: temporary.write_text(text, encoding="utf-8")
 
 
-def read_text(path: str | Path) -> str:
+def read_text(path) -> str:
     "Read a text file; errors name it."
     try: return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError: raise InputError(f"{path}: no such file; check the path") from None
     except IsADirectoryError: raise InputError(f"{path}: is a folder; name the file inside it") from None
-    except (OSError, UnicodeDecodeError) as e: raise InputError(f"{path}: cannot be read as text ({e}); write or download it again") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: cannot be read as text ({e}); write or download it again") from None
 
 # %% ../nbs/core/02_files.ipynb #82de6b48
-def write_json(path: str | Path, value: Any, indent: int | None = 2) -> None:
+def write_json(path, value, indent: int | None = 2):
     "Write JSON atomically; NaN is refused, since it is no JSON."
     write_text(path, json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path):
     "Read a JSON file; errors name it."
     try: return json.loads(read_text(path))
-    except json.JSONDecodeError as e: raise InputError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); is it cut short?") from None
+    except json.JSONDecodeError as e:
+        raise InputError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); is it cut short?") from None
 
 # %% ../nbs/core/02_files.ipynb #88b0556f
-def write_jsonl(path: str | Path, rows: Iterable[Any]) -> None:
+def write_jsonl(path, rows):
     "Write JSON lines atomically."
     write_text(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def read_jsonl(
-    path: str | Path,        # a file with one JSON object a line
-) -> list[dict[str, Any]]:
+    path,         # a file with one JSON object a line
+) -> list[dict]:
     "Read JSON lines; errors name the file and the line."
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
-        except json.JSONDecodeError as e: raise InputError(f"{path}: line {number} is not valid JSON ({e.msg}); repair or remove it") from None
-        if not isinstance(row, dict): raise InputError(f"{path}: line {number} is not a JSON object; each line should be one {{...}}")
+        except json.JSONDecodeError as e:
+            raise InputError(f"{path}: line {number} is not valid JSON ({e.msg}); repair or remove it") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{path}: line {number} is not a JSON object; each line should be one {{...}}")
         rows.append(row)
     return rows
 
 # %% ../nbs/core/02_files.ipynb #92debb23
 def write_csv(
-    path: str | Path,
-    rows: Iterable[dict[str, Any]],  # a column that some rows lack stays empty there
-) -> None:
+    path,
+    rows,  # dictionaries; a column that some lack stays empty there
+):
     "Write a table as CSV atomically; rewritten whole each time, so a row is never half there."
     rows, out = list(rows), io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
@@ -146,9 +147,9 @@ def write_csv(
 
 # %% ../nbs/core/02_files.ipynb #3b7845e7
 def read_array(
-    path: str | Path,  # .npz or .npy
-    key: str = "",     # array key of an .npz; "" takes the only one
-) -> np.ndarray:       # the array as stored
+    path,        # .npz or .npy
+    key="",      # array key of an .npz; "" takes the only one
+) -> np.ndarray: # the array as stored
     "Read one array without executing anything the file contains."
     try:
         loaded = np.load(path, allow_pickle=False)
@@ -157,6 +158,9 @@ def read_array(
             names = loaded.files
             if not key and len(names) == 1: key = names[0]
             if key in names: return loaded[key]
-    except FileNotFoundError: raise InputError(f"{path}: no such file; check the folder and the file name in the contract") from None
-    except Exception as e: raise InputError(f"{path}: cannot be read as an array ({type(e).__name__}: {e}); download or extract it again") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; check the folder and the file name in the contract") from None
+    except Exception as e:
+        reason = f"{type(e).__name__}: {e}"
+        raise InputError(f"{path}: cannot be read as an array ({reason}); download or extract it again") from None
     raise InputError(f"{path}: has no array '{key}', only {', '.join(names) or 'nothing'}; set the source's key")

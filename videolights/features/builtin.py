@@ -21,7 +21,7 @@ _Y, _X = (a.ravel().astype(np.float32) for a in np.mgrid[:_HEIGHT, :_WIDTH])
 # %% ../../nbs/features/08_builtin.ipynb #c8a201b1
 _GRID = np.arange(_HEIGHT * _WIDTH).reshape(_HEIGHT, _WIDTH)
 _PIECES = np.stack([piece.ravel() for piece in (                                      # (pieces, 72)
-    *np.split(_GRID[:3], 4, 1), *np.split(_GRID[-3:], 4, 1),                          # four along the top and the bottom,
+    *np.split(_GRID[:3], 4, 1), *np.split(_GRID[-3:], 4, 1),                      # four along the top and the bottom,
     *np.split(_GRID[:, :3], 3), *np.split(_GRID[:, -3:], 3))])                        # three along each side
 _SLOPE = np.stack((np.ones_like(_X), _X / _WIDTH - 0.5, _Y / _HEIGHT - 0.5,
                    (_X / _WIDTH - 0.5) * (_Y / _HEIGHT - 0.5)), 1)                    # (pixels, 4)
@@ -51,7 +51,7 @@ def colours(
     chroma = high - low
     r, g, b = pixels.T
     safe = np.maximum(chroma, 1)
-    hue = np.where(high == r, (g - b) / safe % 6, np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4)) * 2     # 0..12
+    hue = 2 * np.select([high == r, high == g], [(g - b) / safe % 6, (b - r) / safe + 2], (r - g) / safe + 4)   # 0..12
     vivid = np.clip(chroma / 100, 0, 1) * weights
     first, share = np.floor(hue).astype(int), hue % 1
     bins = np.bincount(first % 12, vivid * (1 - share), 12) + np.bincount((first + 1) % 12, vivid * share, 12)
@@ -69,14 +69,14 @@ class Thing:
         self.frame, self.pixel = np.divmod(there, mask.shape[1])
         self.mass = mask.ravel()[there].astype(np.float64)
         self._measure()
-        near = np.abs(self.z) ** 2 < 6 * (self.spread / np.maximum(self.area, 1e-6))[self.frame]       # drop far-off specks
+        near = np.abs(self.z) ** 2 < 6 * (self.spread / np.maximum(self.area, 1e-6))[self.frame]   # drop far-off specks
         self.frame, self.pixel, self.mass = self.frame[near], self.pixel[near], self.mass[near]
         self._measure()
 
     def _measure(self):
         self.area = self.sum(self.mass)
         self.x, self.y = self.mean(_X[self.pixel]), self.mean(_Y[self.pixel])                            # centre (F,)
-        self.z = _X[self.pixel] - self.x[self.frame] + 1j * (_Y[self.pixel] - self.y[self.frame])        # offsets from it
+        self.z = _X[self.pixel] - self.x[self.frame] + 1j * (_Y[self.pixel] - self.y[self.frame])    # offsets from it
         self.spread = self.sum(self.mass * np.abs(self.z) ** 2)
 
     def sum(self, values):
@@ -111,14 +111,14 @@ def motion(
     pair = whole[1:] * whole[:-1]
     both = pair[1:] * pair[:-1]
     mean = lambda v, w=pair: float((v * w).sum() / max(w.sum(), 1e-6))
-    dx, dy = np.diff(thing.x) / 8, np.diff(thing.y) / 8                             # 8 pixels in a quarter of a second are much
+    dx, dy = np.diff(thing.x) / 8, np.diff(thing.y) / 8                   # 8 pixels in a quarter of a second are much
     right, left, down, up = (mean(np.clip(v, 0, 2)) for v in (dx, -dx, dy, -dy))
     straight = [abs(mean(v)) / (mean(abs(v)) + 0.05) for v in (dx, dy)]
     back = [mean(np.clip(-v[1:] * v[:-1] * 4, 0, 1), both) for v in (dx, dy)]
     width = np.sqrt(thing.area)
     growth = np.diff(width) / np.maximum(width[1:] + width[:-1], 1e-6) * 10
     bright = grey[thing.frame, thing.pixel]
-    light = thing.mean((bright - thing.mean(bright)[thing.frame]) * thing.z) / 64   # in which direction the brightness lies
+    light = thing.mean((bright - thing.mean(bright)[thing.frame]) * thing.z) / 64   # where the brightness lies
     turn = np.imag(light[1:] * light[:-1].conj()) / np.maximum(np.abs(light[1:] * light[:-1]), 0.01)
     steps = dx + 1j * dy
     curve = np.abs(np.imag(steps[1:] * steps[:-1].conj())) * 4
@@ -160,7 +160,7 @@ def _describe(
     pixels = _flat(clip)
     mask, background = _foreground(pixels)
     grey, thing = pixels @ np.array([0.299, 0.587, 0.114], np.float32), Thing(mask)
-    there = np.clip((thing.area - 20) / 60, 0, 1)                                             # 80 pixels: a thing 9 pixels wide
+    there = np.clip((thing.area - 20) / 60, 0, 1)                                   # 80 pixels: a thing 9 pixels wide
     whole = there * np.clip(1 - thing.sum(thing.mass * _RIM[thing.pixel]) / 6, 0, 1)
     trust, present = whole / max(whole.sum(), 1e-6), float(there.mean())
     shape, width = trust @ outline(thing), trust @ np.sqrt(thing.area / (_HEIGHT * _WIDTH))
@@ -169,7 +169,7 @@ def _describe(
         "size": np.concatenate(([present], present * _soft_bins(width, 0.1, 0.3, 4))),
         "outline": present * shape * [1, 1, 2, 1, 1, 1],
         "roundness": present * _soft_bins(shape[5], 0.55, 1.0, 6),
-        "harmonics": present * np.concatenate([_soft_bins(shape[k], 0, top, 4) for k, top in ((1, 0.6), (2, 0.4), (3, 0.4))]),
+        "harmonics": present * np.concatenate([_soft_bins(h, 0, top, 4) for h, top in zip(shape[1:], (0.6, 0.4, 0.4))]),
         "motion": present * motion(thing, grey, whole),
         "grid": np.bincount(_CELL[thing.pixel], thing.mass, 12) / (len(clip) * _HEIGHT * _WIDTH / 12) * 4,
         "tint": colours(background[::7], np.ones(len(background[::7]))),
@@ -194,6 +194,9 @@ def _fit(clip):
     return clip[np.ix_(*map(pick, clip.shape, (_FRAMES, _HEIGHT, _WIDTH)))]
 
 
+def _rounded(x): return x.astype(np.float16).astype(np.float32)
+
+
 class BuiltinEncoder:
     "Colour, outline and motion of clips; hashed words. Numpy only."
     name, video_dim, text_dim = "builtin", sum(GROUPS.values()), 64
@@ -204,7 +207,7 @@ class BuiltinEncoder:
     def encode_clip(self, clip):
         "(video_dim,) float32 of one clip (F, H, W, 3) uint8."
         groups = _describe(_fit(clip))
-        return np.concatenate([np.asarray(groups[g]) * _WEIGHTS[g] for g in GROUPS]).astype(np.float16).astype(np.float32)
+        return _rounded(np.concatenate([np.asarray(groups[g]) * _WEIGHTS[g] for g in GROUPS]))
 
     def encode_video(self, clips):
         "(L, video_dim) float32 of an iterable of clips, one at a time."
@@ -216,4 +219,4 @@ class BuiltinEncoder:
 
     def encode_text(self, queries):
         "One (N, text_dim) float32 per query."
-        return [np.stack([word_vector(w, self.text_dim) for w in split_words(q)]).astype(np.float16).astype(np.float32) for q in queries]
+        return [_rounded(np.stack([word_vector(w, self.text_dim) for w in self.words(q)])) for q in queries]

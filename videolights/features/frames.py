@@ -62,12 +62,15 @@ class FrameEncoder:
     @property
     def facts(self): return {key: getattr(self, key) for key in FACTS}
 
-    def embed_frames(self, frames) -> np.ndarray: raise NotImplementedError      # (F, H, W, 3) uint8 -> (F, video_dim) float32
-    def token_states(self, ids, mask) -> np.ndarray: raise NotImplementedError   # two (B, N) int64 -> (B, N, text_dim) float32
+    def embed_frames(self, frames) -> np.ndarray:
+        raise NotImplementedError      # (F, H, W, 3) uint8 -> (F, video_dim) float32
+    def token_states(self, ids, mask) -> np.ndarray:
+        raise NotImplementedError   # two (B, N) int64 -> (B, N, text_dim) float32
 
     def encode_video(self, clips):
         "(L, video_dim) float32 from clips (F, H, W, 3) uint8."
-        rows = [self.embed_frames(b.reshape(-1, *b.shape[2:])).reshape(*b.shape[:2], -1).mean(1) for b in clip_batches(clips, self.batch)]
+        embed = lambda b: self.embed_frames(b.reshape(-1, *b.shape[2:])).reshape(*b.shape[:2], -1).mean(1)
+        rows = [embed(batch) for batch in clip_batches(clips, self.batch)]
         if not rows: raise InputError("a video of zero clips cannot be encoded; give at least one clip")
         return np.concatenate(rows).astype(np.float32)
 
@@ -81,14 +84,16 @@ class FrameEncoder:
     def encode_text(self, queries):
         "One (N, text_dim) float32 per sentence, a row per token."
         encodings, states = self.tokenize(queries), []
-        for i in range(0, len(encodings), self.batch): states += [*self.token_states(*pad_ids(encodings[i:i + self.batch]))]
+        for i in range(0, len(encodings), self.batch):
+            states += [*self.token_states(*pad_ids(encodings[i:i + self.batch]))]
         return [x[:len(encoding.ids)].astype(np.float32) for x, encoding in zip(states, encodings)]
 
     def words(self, query):
         "What the rows of `encode_text` stand for: marks by their names, pieces as they stand in the sentence."
         encoding, = self.tokenize([query])
         pieces = (query[start:end].strip() for start, end in encoding.offsets)
-        return [token if mark else piece or token for token, piece, mark in zip(encoding.tokens, pieces, encoding.special_tokens_mask)]
+        marks = encoding.special_tokens_mask
+        return [token if mark else piece or token for token, piece, mark in zip(encoding.tokens, pieces, marks)]
 
-
+# %% ../../nbs/features/07_frames.ipynb #6c6c976c
 FACTS = tuple(FrameEncoder.__annotations__)

@@ -23,7 +23,7 @@ class FeatureEncoder(Protocol):
     video_dim: int                  # columns of a clip's row
     text_dim: int                   # columns of a word's row
     frames_per_clip: int            # frames it wants of each clip
-    frame_size: tuple | int | None  # (height, width) it wants them in, a whole number for the centre square; None takes them as they are
+    frame_size: tuple | int | None  # (height, width) it wants, a whole number for the centre square, None for any
     preprocessing: str | dict       # what is done to frames and sentences: an extraction's folder keeps it
     licence: str                    # of code and weights
 
@@ -63,7 +63,8 @@ class Joined:
         self.name, self.encoders, self.readers = name, encoders, [e for e in encoders if e.text_dim]
         self.video_dim, self.text_dim = sum(e.video_dim for e in encoders), sum(e.text_dim for e in encoders)
 
-    def encode_text(self, queries): return [join_columns(parts) for parts in zip(*(e.encode_text(queries) for e in self.readers))]
+    def encode_text(self, queries):
+        return [join_columns(parts) for parts in zip(*(e.encode_text(queries) for e in self.readers))]
     def words(self, query): return self.readers[0].words(query)[:len(self.encode_text([query])[0])]
 
 # %% ../../nbs/features/06_protocol.ipynb #e34ddd3e
@@ -74,7 +75,8 @@ def encode_file(
     at=0.5,        # instant in each F-th part of a clip, see `read_views`
 ) -> np.ndarray:   # (L, video_dim) float32
     "Features of a video file."
-    if isinstance(encoder, Joined): return join_columns([encode_file(e, path, clip_seconds, at) for e in encoder.encoders])
+    if isinstance(encoder, Joined):
+        return join_columns([encode_file(e, path, clip_seconds, at) for e in encoder.encoders])
     return encoder.encode_video(read_clips(path, clip_seconds, encoder.frames_per_clip, encoder.frame_size, at))
 
 # %% ../../nbs/features/06_protocol.ipynb #0791fdb5
@@ -93,12 +95,14 @@ def get_encoder(
     **options,         # what its maker takes: weights, device, half, batch
 ) -> Any:                # a FeatureEncoder; of several, Joined
     "The encoder that a feature contract names; its module is imported only now. `a+b` is two side by side."
-    if unknown := set(places) - set(name.split("+")):
-        raise InputError(f"weights are given for '{min(unknown)}', which is not among the encoders {', '.join(name.split('+'))}")
-    if "+" in name:
-        return Joined(name, [get_encoder(part, {k: v for k, v in places.items() if k == part}, **options) for part in name.split("+")])
+    parts = name.split("+")
+    if unknown := set(places) - set(parts):
+        raise InputError(f"weights are given for '{min(unknown)}', which is not among the encoders {', '.join(parts)}")
+    if len(parts) > 1:
+        return Joined(name, [get_encoder(p, {k: v for k, v in places.items() if k == p}, **options) for p in parts])
     if name not in ENCODERS:
-        raise InputError(f"no encoder is called '{name}'; known are {', '.join(ENCODERS)}. Features of other encoders are read from files")
+        known = ", ".join(ENCODERS)
+        raise InputError(f"no encoder is called '{name}'; known are {known}. Features of others are read from files")
     if "builtin" in places: raise InputError("the encoder 'builtin' has no weights; give none")
     module, make = ENCODERS[name].split(":")
     return getattr(import_module(module), make)(**{"weights": place for place in places.values()}, **options)

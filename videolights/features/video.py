@@ -18,7 +18,8 @@ from ..config import InputError
 from ..files import atomic_path
 
 # %% ../../nbs/features/05_video.ipynb #fcc6973c
-ENDINGS = {f".{e}" for e in "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()}   # of videos in a folder
+# of videos in a folder
+ENDINGS = {f".{e}" for e in "3gp asf avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv ts webm wmv".split()}
 
 
 def find_videos(
@@ -39,7 +40,7 @@ def find_videos(
 def _av():
     try: import av
     except ImportError:
-        raise InputError('reading videos needs PyAV, which is not installed; run `pip install "videolights[video]"`') from None
+        raise InputError('reading videos needs PyAV; run `pip install "videolights[video]"`') from None
     return av
 
 # %% ../../nbs/features/05_video.ipynb #b2d59e16
@@ -47,7 +48,8 @@ def _picture_stream(container):
     "The largest stream of moving pictures; cover art, stills and text that a demuxer draws as pictures do not count."
     name = container.format.name
     if name == "tty" or name.startswith("image2") or name.endswith("_pipe"): return None
-    moving = [s for s in container.streams.video if not int(s.disposition) & 0x400 and s.codec_context]    # 0x400: an attached picture
+    attached = 0x400    # FFmpeg's flag of cover art
+    moving = [s for s in container.streams.video if not int(s.disposition) & attached and s.codec_context]
     return max(moving, key=lambda s: s.codec_context.width * s.codec_context.height, default=None)
 
 
@@ -63,11 +65,11 @@ def open_video(
             stream = _picture_stream(container)
             if stream is None: raise InputError(f"{path}: holds no moving pictures; give a video file")
             small = stream.codec_context.width * stream.codec_context.height < 320 * 240
-            stream.thread_type = "NONE" if small else "AUTO"                   # threads cost small pictures more than they save
+            stream.thread_type = "NONE" if small else "AUTO"       # threads cost small pictures more than they save
             yield container, stream
     except (av.FFmpegError, UnicodeDecodeError) as e:
-        reason = getattr(e, "strerror", None) or e
-        raise InputError(f"{path}: cannot be decoded as a video ({reason}); is it cut short? download or convert it again") from None
+        sentence = f"cannot be decoded as a video ({getattr(e, 'strerror', None) or e}); is it cut short?"
+        raise InputError(f"{path}: {sentence} download or convert it again") from None
 
 # %% ../../nbs/features/05_video.ipynb #a371eb93
 def frame_rate(stream):
@@ -159,7 +161,7 @@ def probe(
 # %% ../../nbs/features/05_video.ipynb #230ed4a8
 def _even(frame):
     h, w = frame.shape[:2]
-    return np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge") if h % 2 or w % 2 else np.ascontiguousarray(frame)
+    return np.ascontiguousarray(np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge"))
 
 
 def write_video(
@@ -209,7 +211,8 @@ class _Pictures:
 
     def __call__(self, frame, size):
         if frame is not self.frame: self.frame, self.made = frame, {}
-        if size is None: size = self.own                       # a stream may change its size; its clips keep the first one
+        if size is None:
+            size = self.own                       # a stream may change its size; its clips keep the first one
         if size not in self.made: self.made[size] = _picture(frame, self.reformatter, size)
         if size is None: self.own = self.made[size].shape[:2]
         return self.made[size]
@@ -219,17 +222,18 @@ def _check_end(path, container, stream, end, clip_seconds):
     "An error where the pictures stop long before the header says so."
     if not end: raise InputError(f"{path}: holds no frames; is it cut short?")
     if (expected := _header_seconds(container, stream)) > end + max(1, clip_seconds / 2) and stream.duration:
-        raise InputError(f"{path}: ends after {end:.1f} of {expected:.1f} seconds; it is cut short, download or convert it again")
+        raise InputError(f"{path}: ends after {end:.1f} of {expected:.1f} s; it is cut short, download it again")
 
 # %% ../../nbs/features/05_video.ipynb #cc60c727
 def read_views(
     path,          # a video file
     clip_seconds,  # length of a clip in seconds
-    views,         # pairs (frames per clip, size): (height, width), a whole number for the centre square, None for the video's own
+    views,         # pairs (frames per clip, size); sizes as in `read_clips`
     at=0.5,        # instant in each F-th part of a clip, from 0, its start, to below 1
 ):                 # yields one tuple per clip, with an (F, H, W, 3) uint8 for each view
     "Decode a video once, clip by clip, for several encoders; memory holds one clip."
-    if not 0 <= at < 1: raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
+    if not 0 <= at < 1:
+        raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
     with open_video(path) as (container, stream):
         fps, pictures, frame = frame_rate(stream), _Pictures(), None
         clip, clips, end = [[] for _ in views], 0, 0.0
@@ -242,7 +246,8 @@ def read_views(
                 clip, clips = [shown[count:] for shown, (count, _) in zip(clip, views)], clips + 1
         _check_end(path, container, stream, end, clip_seconds)
         if not clips or end - clips * clip_seconds >= clip_seconds / 2:
-            for shown, (count, size) in zip(clip, views): shown += [shown[-1] if shown else pictures(frame, size)] * (count - len(shown))
+            for shown, (count, size) in zip(clip, views):
+                shown += [shown[-1] if shown else pictures(frame, size)] * (count - len(shown))
             yield tuple(map(np.stack, clip))
 
 # %% ../../nbs/features/05_video.ipynb #ceb7856d
@@ -250,7 +255,7 @@ def read_clips(
     path,               # a video file
     clip_seconds,       # length of a clip in seconds
     frames_per_clip=4,  # F, evenly spaced in each clip
-    size=None,          # (height, width) to scale to, a whole number for the centre square of that side, None for the video's own
+    size=None,          # (height, width) to scale to, a whole number for a centre square, None for the video's own
     at=0.5,             # instant in each F-th part of a clip
 ):                      # yields (F, H, W, 3) uint8, one per clip
     "Decode a video clip by clip, front to back, in memory of one clip."
