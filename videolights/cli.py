@@ -199,7 +199,7 @@ def ablate(args):
 # %% ../nbs/90_cli.ipynb #39dd7b2d
 def tune(args):
     "Search settings, print the trials and say what to do with the best."
-    from videolights.training.search import Search, to_markdown, tune as run
+    from videolights.training.search import Search, trials_markdown as to_markdown, tune as run
     search, out = Search.load(args.recipe), Path(args.out or Path("runs", f"tune_{Path(args.recipe).stem}"))
     if args.trials: search = replace(search, trials=args.trials)
     found = run(search, out, args.jobs)
