@@ -39,7 +39,8 @@ def training_tensors(
     average=None,   # the averaged weights, if there are any
 ) -> dict[str, torch.Tensor]:
     "Optimiser moments, random state and averaged weights as named tensors."
-    moments = {f"optimizer.{i}.{k}": v for i, state in optimizer.state_dict()["state"].items() for k, v in state.items()}
+    states = optimizer.state_dict()["state"]
+    moments = {f"optimizer.{i}.{name}": v for i, state in states.items() for name, v in state.items()}
     averaged = {f"average.{k}": v for k, v in average.state_dict().items()} if average else {}
     cuda = {"random.cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
     return {k: v.contiguous() for k, v in (moments | averaged).items()} | {"random.cpu": torch.get_rng_state()} | cuda
@@ -48,11 +49,13 @@ def training_tensors(
 def _read_training(path: Path) -> tuple[dict, dict]:
     "Progress and tensors of a file that `save_checkpoint` wrote."
     try:
-        with safe_open(path, "pt") as f: return json.loads(f.metadata()["progress"]), {k: f.get_tensor(k) for k in f.keys()}
+        with safe_open(path, "pt") as f:
+            return json.loads(f.metadata()["progress"]), {k: f.get_tensor(k) for k in f.keys()}
     except Exception as e:
-        raise InputError(f"{path}: cannot be resumed from ({type(e).__name__}: {e}); start again in another folder") from None
+        fault = f"{type(e).__name__}: {e}"
+        raise InputError(f"{path}: cannot be resumed from ({fault}); start again in another folder") from None
 
-
+# %% ../../nbs/training/47_checkpoints.ipynb #f8d5f48b
 def restore_training(
     folder: str | Path,   # a `last` checkpoint
     optimizer,            # takes the saved moments
@@ -74,10 +77,11 @@ def restore_training(
 # %% ../../nbs/training/47_checkpoints.ipynb #020335eb
 def _settings(saved: dict) -> dict:
     "Every setting of a saved recipe under its dotted name."
-    inner = {f"{part}.{name}": v for part, values in saved.items() if isinstance(values, dict) for name, v in values.items()}
+    parts = {part: saved.get(part, {}) for part in ("model", "loss", "train")}
+    inner = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
     return inner | {"sources": saved.get("sources") or []}
 
-
+# %% ../../nbs/training/47_checkpoints.ipynb #8a373a7a
 def check_folder(
     config: Config,
     out: Path,         # run folder
@@ -87,17 +91,20 @@ def check_folder(
     for name in ("last", "best"): restore_interrupted(out / name)
     path = out / "config.json"
     if path.exists():
-        if not resume: raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")
+        if not resume:
+            raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")
         now, before = _settings(json.loads(json.dumps(config.to_dict()))), _settings(read_json(path))
         for name, value in now.items():
             if before.get(name) != value and name != "train.epochs":
-                raise InputError(f"{path}: was started with another {name} ({before.get(name)}); resume with the same recipe or choose another --out")
+                raise InputError(f"{path}: was started with another {name} ({before.get(name)}); "
+                                 "resume with the same recipe or choose another --out")
     return (out / "last").exists()
 
 # %% ../../nbs/training/47_checkpoints.ipynb #f8864dca
-_MAY_DIFFER = ("video_dim", "text_dim", "max_words", "slots", "dropout", "input_dropout")   # of a run and the one it starts from
+# of a run and the one that it starts from
+_MAY_DIFFER = ("video_dim", "text_dim", "max_words", "slots", "dropout", "input_dropout")
 
-
+# %% ../../nbs/training/47_checkpoints.ipynb #7b7c2aa1
 def start_model(
     config: ModelConfig,
     start: str = "",             # a run or checkpoint folder; "" for random weights
@@ -108,11 +115,14 @@ def start_model(
     before = load(start)
     for name in (f.name for f in fields(config) if f.name not in _MAY_DIFFER):
         there, here = getattr(before.config, name), getattr(config, name)
-        if there != here: raise InputError(f"train.start: {start} has {name} {there} and this recipe {here}; give both the same architecture")
+        if there != here:
+            raise InputError(f"train.start: {start} has {name} {there} and this recipe {here}; "
+                             "give both the same architecture")
     old, own = before.state_dict(), model.state_dict()
     taken = {k: v for k, v in old.items() if k in own and own[k].shape == v.shape}
     model.load_state_dict(own | taken)
-    return model, dict(taken=sorted(taken), left=sorted(old.keys() - taken.keys()), new=sorted(own.keys() - taken.keys()))
+    left, new = old.keys() - taken.keys(), own.keys() - taken.keys()
+    return model, dict(taken=sorted(taken), left=sorted(left), new=sorted(new))
 
 # %% ../../nbs/training/47_checkpoints.ipynb #85ab8d62
 def start_line(
@@ -120,5 +130,6 @@ def start_line(
     report: dict,    # of `start_model`
 ) -> str:
     "The report in one line."
-    some = lambda names: f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else "none"
-    return f"pretrained: {start}: {len(report['taken'])} tensors taken, left behind {some(report['left'])}, new {some(report['new'])}"
+    def some(names): return f"{len(names)} ({', '.join(names[:3] + ['...'][:len(names) - 3])})" if names else "none"
+    left, new = some(report["left"]), some(report["new"])
+    return f"pretrained: {start}: {len(report['taken'])} tensors taken, left behind {left}, new {new}"

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -52,7 +53,7 @@ def run_name(
 @dataclass(frozen=True)
 class Grid:
     "Named rows of changes to a base recipe, over data sets and seeds."
-    base: str = ""                                  # a recipe, relative to the grid's file; a set or a row may name another
+    base: str = ""                                  # a recipe, relative to the grid's file; a row may name another
     rows: dict = field(default_factory=dict)        # name -> changes, as `--set` takes them
     sets: dict = field(default_factory=dict)        # data set or part of one -> changes; none: the base recipe's
     seeds: list = field(default_factory=lambda: [2018, 2019, 2020])
@@ -89,8 +90,8 @@ class Grid:
 
     def runs(self) -> dict[str, tuple[str, str, int, Config]]:
         "Every run: folder name -> row, set, seed, recipe."
-        runs = [(row, part, seed, self.config(row, seed, part)) for row in self.rows for part in self.parts for seed in self.seeds]
-        return {run_name(f"{row} {part}".strip(), config): (row, part, seed, config) for row, part, seed, config in runs}
+        runs = ((*key, self.config(key[0], key[2], key[1])) for key in product(self.rows, self.parts, self.seeds))
+        return {run_name(f"{run[0]} {run[1]}".strip(), run[-1]): run for run in runs}
 
 # %% ../../nbs/training/49_grids.ipynb #a86fa036
 def code_version() -> str:   # "0.1.0", with the commit where the package is used from a checkout: "0.1.0, 1a2b3c4"
@@ -115,7 +116,7 @@ def _train_watched(recipe: str, folder: str):
     try: train(Config.load(recipe), folder, resume=True)
     except InputError as e: sys.exit(str(e))
 
-
+# %% ../../nbs/training/49_grids.ipynb #cbe8e088
 def start_run(
     config: Config,
     folder: Path,         # of the run; its recipe and its output are written beside it
@@ -123,24 +124,26 @@ def start_run(
     gpu: int | None,      # which one to use; None leaves the choice to torch
 ) -> subprocess.Popen:
     "Start one run, or go on with it."
-    recipe, own = folder.with_name(f"{folder.name}.recipe.json"), {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
+    recipe, own = folder.with_name(f"{folder.name}.recipe.json"), {"OMP_NUM_THREADS": str(threads)} | os.environ
+    if gpu is not None: own["CUDA_VISIBLE_DEVICES"] = str(gpu)
     write_json(recipe, config.to_dict())
     begin = "import sys; from videolights.training.grids import _train_watched; _train_watched(*sys.argv[1:])"
     with open(folder.with_name(f"{folder.name}.log"), "a") as log:
-        return subprocess.Popen([sys.executable, "-c", begin, str(recipe), str(folder)], stdin=subprocess.PIPE, stdout=log,
-                                stderr=subprocess.STDOUT, env={"OMP_NUM_THREADS": str(threads)} | os.environ | own)
+        command = [sys.executable, "-c", begin, str(recipe), str(folder)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=own)
 
 # %% ../../nbs/training/49_grids.ipynb #dfdcc4a6
 def last_line(log: Path) -> str:
     "The last line of a failed run's log, without the folders it speaks of."
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
-    return re.sub(r"/(?:[^/\s]+/)+", "", next((line.strip() for line in reversed(lines) if line.strip()), "left no log"))
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "left no log")
+    return re.sub(r"/(?:[^/\s]+/)+", "", last)
 
 # %% ../../nbs/training/49_grids.ipynb #b93d911b
 class Interrupted(BaseException):
     "Leaves a run as it is: it is gone on with next time."
 
-
+# %% ../../nbs/training/49_grids.ipynb #901263f7
 class Workers:
     "Runs side by side, each with its share of the cores and with a GPU where there are some."
 
@@ -195,7 +198,8 @@ def run_all(
         bar.update()
 
     done = len(runs) - len(waiting)
-    with tqdm(total=len(runs), initial=done, disable=not progress, unit="run", file=sys.stdout) as bar, ThreadPoolExecutor(jobs) as threads:
+    bar = tqdm(total=len(runs), initial=done, disable=not progress, unit="run", file=sys.stdout)
+    with bar, ThreadPoolExecutor(jobs) as threads:
         show = lambda: bar.set_postfix_str(", ".join(workers.running)[:60])
         workers.wait([threads.submit(finish, name) for name in waiting], show)
     return failed
@@ -229,11 +233,12 @@ def read_run(folder: Path) -> dict | None:     # brief metrics, epoch, minutes, 
     "What a run contributes."
     results = sorted(folder.glob("metrics_*.json"))
     if not ((folder / "done.json").exists() and results): return None
-    found, code = read_json(results[0]), read_json(folder / "done.json").get("code", "unknown")
+    found, minutes = read_json(results[0]), round(seconds_trained(folder) / 60, 1)
     brief = {name: value for name, value in found["brief"].items() if value is not None}
-    return dict(brief=brief, epoch=found["epoch"], minutes=round(seconds_trained(folder) / 60, 1), run=folder.name, code=code)
+    code = read_json(folder / "done.json").get("code", "unknown")
+    return dict(brief=brief, epoch=found["epoch"], minutes=minutes, run=folder.name, code=code)
 
-
+# %% ../../nbs/training/49_grids.ipynb #e7d16f39
 def score_queries(
     config: Config,
     folder: Path,    # of its finished run
@@ -253,11 +258,11 @@ def score_queries(
 # %% ../../nbs/training/49_grids.ipynb #1624793f
 def _finished(grid: Grid, out: Path) -> list[dict]:
     "Every finished run: what `read_run` says, its row, set and seed, and its answers."
-    runs = ((row, part, seed, config, read_run(out / "runs" / name)) for name, (row, part, seed, config) in grid.runs().items())
-    return [dict(run, row=row, part=part, seed=seed, answers=score_queries(config, out / "runs" / run["run"]))
-            for row, part, seed, config, run in runs if run]
+    runs = {out / "runs" / name: run for name, run in grid.runs().items()}
+    return [dict(found, row=row, part=part, seed=seed, answers=score_queries(config, folder))
+            for folder, (row, part, seed, config) in runs.items() if (found := read_run(folder))]
 
-
+# %% ../../nbs/training/49_grids.ipynb #25ef51f0
 def _columns(grid: Grid, done: list[dict]) -> dict[str, tuple[str, str]]:
     "Columns of the table: name -> set, metric."
     known = dict.fromkeys(m for run in done for m in run["brief"])
@@ -267,23 +272,27 @@ def _columns(grid: Grid, done: list[dict]) -> dict[str, tuple[str, str]]:
     first = {run["part"]: list(run["brief"]) for run in reversed(done)}
     return {f"{part} {m}".strip(): (part, m) for part in grid.parts for m in grid.metrics or first.get(part, [])}
 
-# %% ../../nbs/training/49_grids.ipynb #25ef51f0
+# %% ../../nbs/training/49_grids.ipynb #f5bedbb2
 def _collect(grid: Grid, row: str, columns: dict, done: list[dict]) -> dict:
     "What the finished runs of a row say, and how far it is from the first row."
     first, runs = next(iter(grid.rows)), [run for run in done if run["row"] == row]
     base = {(run["part"], run["seed"]): run["answers"] for run in done if run["row"] == first != row}
-    pairs = {part: [(run["answers"], base[part, run["seed"]]) for run in runs if run["part"] == part and (part, run["seed"]) in base]
-             for part in grid.parts}
-    return dict(changes=grid.rows[row] or {}, seeds=[s for s in grid.seeds if sum(run["seed"] == s for run in runs) == len(grid.parts)],
-                **{f"{key}s": [run[key] for run in runs] for key in ("run", "epoch")}, minutes=[run["minutes"] for run in runs],
-                values={name: [run["brief"][m] for run in runs if run["part"] == part and m in run["brief"]] for name, (part, m) in columns.items()},
-                paired={part: paired_difference(*zip(*both)) for part, both in pairs.items() if both})
+    within = {part: [run for run in runs if run["part"] == part] for part in grid.parts}
+    both = {part: [(run["answers"], base[part, run["seed"]]) for run in found if (part, run["seed"]) in base]
+            for part, found in within.items()}
+    values = lambda part, metric: [run["brief"][metric] for run in within[part] if metric in run["brief"]]
+    every = lambda key: [run[key] for run in runs]
+    whole = [seed for seed in grid.seeds if every("seed").count(seed) == len(grid.parts)]
+    return dict(changes=grid.rows[row] or {}, seeds=whole,
+                runs=every("run"), epochs=every("epoch"), minutes=every("minutes"),
+                values={name: values(*place) for name, place in columns.items()},
+                paired={part: paired_difference(*zip(*pairs)) for part, pairs in both.items() if pairs})
 
-
+# %% ../../nbs/training/49_grids.ipynb #b6eaa6ff
 def tabulate(
     grid: Grid,
     out: str | Path,   # folder of the runs
-) -> dict:             # JSON-ready: title, grid, code, metrics, failed: run -> why, and by row: changes, seeds, runs, values by metric
+) -> dict:             # JSON-ready; `rows`: name -> changes, seeds, runs, values of each metric, paired differences
     "Collect the metrics of all finished runs."
     done = _finished(grid, Path(out))
     columns, names = _columns(grid, done), {run["run"] for run in done}
@@ -312,7 +321,8 @@ def _shown(table: dict, plain: str, best: str, missing: str) -> pd.DataFrame:
     found = cells(table)
     text = [(best if top else plain).format(mean, spread) for _, _, mean, spread, top in found.values.tolist()]
     frame = found.assign(text=text).pivot(index="row", columns="metric", values="text")
-    return frame.reindex(index=list(table["rows"]), columns=table["metrics"]).fillna(missing).rename_axis(None).rename_axis(None, axis=1)
+    frame = frame.reindex(index=list(table["rows"]), columns=table["metrics"]).fillna(missing)
+    return frame.rename_axis(index=None, columns=None)
 
 
 def markdown_lines(frame: pd.DataFrame) -> list[str]:
@@ -323,27 +333,32 @@ def markdown_lines(frame: pd.DataFrame) -> list[str]:
 # %% ../../nbs/training/49_grids.ipynb #17931b15
 def _difference_lines(table: dict) -> list[str]:
     "Paired differences as a table of their own."
-    rows = {f"{row} {part}".strip(): [f"{d['difference']:+.1f}", *interval_text(d), d["queries"], d["seeds"]] for row, part, d in compared(table)}
+    text = lambda pair: [f"{pair['difference']:+.1f}", *interval_text(pair), pair["queries"], pair["seeds"]]
+    rows = {f"{row} {part}".strip(): text(pair) for row, part, pair in compared(table)}
     if not rows: return []
-    said = f"Difference to \"{next(iter(table['rows']))}\" in points of mean IoU (AP without moments), paired by query; 95 % interval over videos and seeds:"
+    said = (f"Difference to \"{next(iter(table['rows']))}\" in points of mean IoU (AP without moments), "
+            "paired by query; 95 % interval over videos and seeds:")
     frame = pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "interval", "p", "queries", "seeds"])
     return ["", said, "", *markdown_lines(frame)]
 
-
+# %% ../../nbs/training/49_grids.ipynb #df75fe29
 def _published_lines(paper: dict) -> list[str]:
     "Published figures as a table of their own."
     if not paper.get("rows"): return []
     frame = pd.DataFrame.from_dict(paper["rows"], orient="index", dtype=object).fillna("-")
     return ["", f"Published, not measured here ({paper.get('source', 'no source given')}):", "", *markdown_lines(frame)]
 
-# %% ../../nbs/training/49_grids.ipynb #df75fe29
+# %% ../../nbs/training/49_grids.ipynb #a73e7bb8
 def to_markdown(table: dict) -> str:
     "The table as Markdown."
     lines = [table["title"], ""] if table.get("title") else []
-    shown = _shown(table, "{:.1f} ± {:.1f}", "**{:.1f} ± {:.1f}**", "-").assign(seeds=[len(r["seeds"]) for r in table["rows"].values()])
-    lines += markdown_lines(shown) + _difference_lines(table)
-    if table.get("failed"): lines += ["", "Failed:", "", *(f"- `{name}`: {why}" for name, why in table["failed"].items())]
-    if table.get("grid"): lines += ["", f"`videolights ablate {table['grid']}`; videolights {' and '.join(table['code'])}"]
+    shown = _shown(table, "{:.1f} ± {:.1f}", "**{:.1f} ± {:.1f}**", "-")
+    lines += markdown_lines(shown.assign(seeds=[len(r["seeds"]) for r in table["rows"].values()]))
+    lines += _difference_lines(table)
+    failed = [f"- `{name}`: {why}" for name, why in table.get("failed", {}).items()]
+    if failed: lines += ["", "Failed:", "", *failed]
+    code = " and ".join(table.get("code", []))
+    if table.get("grid"): lines += ["", f"`videolights ablate {table['grid']}`; videolights {code}"]
     return "\n".join(lines + _published_lines(table.get("paper") or {})) + "\n"
 
 # %% ../../nbs/training/49_grids.ipynb #06f14d93
@@ -354,7 +369,7 @@ def to_latex(table: dict) -> str:
     for axis in (0, 1): style.format_index(escape="latex", axis=axis)
     return style.to_latex(hrules=True, column_format="l" + "r" * len(table["metrics"]))
 
-
+# %% ../../nbs/training/49_grids.ipynb #21a3ab38
 def to_rows(table: dict) -> list[dict]:
     "The table as rows: means, spreads and paired differences."
     rows = {row: dict(row=row, seeds=len(r["seeds"])) for row, r in table["rows"].items()}

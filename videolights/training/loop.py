@@ -50,9 +50,10 @@ def _deal(
         for i in same:
             j = rng.integers(len(vids))
             deal[[i, j]] = deal[[j, i]]
-    raise InputError("shuffle_text: most queries belong to one video, so none can be dealt to another; use data with more videos")
+    raise InputError("shuffle_text: most queries belong to one video, so none can be dealt to another; "
+                     "use data with more videos")
 
-
+# %% ../../nbs/training/48_loop.ipynb #1ae9cb81
 class ShuffledText(torch.utils.data.Dataset):
     "A data set whose items keep video and labels but get another video's query."
 
@@ -117,7 +118,7 @@ def selected_metrics(
     "Which metrics pick the best checkpoint."
     return HEADLINES[protocol] if select == "auto" else (select,)
 
-
+# %% ../../nbs/training/48_loop.ipynb #15cf7a24
 def selection_score(
     brief: dict,    # metric name -> percent
     protocol: str,
@@ -181,7 +182,8 @@ class Run:
         set_seed(t.seed)
         several = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision=t.precision, kwargs_handlers=[several])
-        self.rows, self.best, self.best_epoch, self.first = [], -math.inf, 0, 0      # log, best score, its epoch, epoch to begin with
+        self.rows, self.first = [], 0                  # of the log; epoch to begin with
+        self.best, self.best_epoch = -math.inf, 0      # best score so far
         self._open_data()
         self._build_model()
 
@@ -194,7 +196,8 @@ class Run:
         self.contract = {**self.data.contract(), "train_clips": longest}
         self.sampler = LengthBatches(seconds, t.batch_size, t.seed)
         share = _Share(self.sampler, accelerator.process_index, accelerator.num_processes)
-        self.loader = DataLoader(self.train_set, batch_sampler=share, collate_fn=lambda items: collate(items, self.data.clip_seconds))
+        stack = lambda items: collate(items, self.data.clip_seconds)
+        self.loader = DataLoader(self.train_set, batch_sampler=share, collate_fn=stack)
 
     def _build_model(self):
         t = self.config.train
@@ -203,14 +206,16 @@ class Run:
         trainee = Trainee(self.model, Objective(self.config.loss))
         self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(t.ema)) if t.ema else None
-        self.eval_model = cast(VideoLights, self.average.module) if self.average else self.model    # evaluated, and kept as best
+        # evaluated, and kept as best
+        self.eval_model = cast(VideoLights, self.average.module) if self.average else self.model
 
     def batches(self, epoch: int):
         "(epochs done, batch) of one epoch, on the run's device."
         self.sampler.set_epoch(epoch)
         self.train_set.set_epoch(epoch)
         self.trainee.train()
-        for step, batch in enumerate(self.loader): yield epoch + step / len(self.sampler), batch.to(self.accelerator.device)
+        device, steps = self.accelerator.device, len(self.sampler)
+        for step, batch in enumerate(self.loader): yield epoch + step / steps, batch.to(device)
 
 # %% ../../nbs/training/48_loop.ipynb #6441eaaa
 def keep_best(
@@ -220,14 +225,15 @@ def keep_best(
     metrics: dict,             # of `evaluate`
 ):
     "Save `best` with its predictions when it is the best so far."
-    score, split = selection_score(metrics["brief"], run.data.protocol, run.config.train.select), run.config.train.eval_split
+    t = run.config.train
+    score = selection_score(metrics["brief"], run.data.protocol, t.select)
     if score <= run.best: return
     run.best, run.best_epoch = score, epoch
     save_checkpoint(run.out / "best", run.eval_model, run.contract)
-    write_jsonl(run.out / f"predictions_{split}.jsonl", predictions)
-    write_json(run.out / f"metrics_{split}.json", {"epoch": epoch + 1, **metrics})
+    write_jsonl(run.out / f"predictions_{t.eval_split}.jsonl", predictions)
+    write_json(run.out / f"metrics_{t.eval_split}.json", {"epoch": epoch + 1, **metrics})
 
-
+# %% ../../nbs/training/48_loop.ipynb #187f7e7d
 def save_last(run: Run, epoch: int):
     "Save all that resuming needs."
     best = None if run.best == -math.inf else run.best
@@ -253,11 +259,12 @@ def peak_memory_mb() -> int:
         return getattr(memory, "peak_wset", memory.rss) // 2 ** 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (2 ** 20 if sys.platform == "darwin" else 2 ** 10)
 
-
+# %% ../../nbs/training/48_loop.ipynb #7b5a510a
 def epoch_line(row: dict, protocol: str, best: bool) -> str:
     "One line for the terminal."
     shown = "  ".join(f"{k} {row[k]:.2f}" for k in HEADLINES[protocol] if row.get(k) is not None)
-    return f"epoch {row['epoch']:3d}  loss {row['loss_total']:7.3f}  {shown}  {row['seconds']:.1f} s{'  (best)' if best else ''}"
+    end = f"{row['seconds']:.1f} s{'  (best)' if best else ''}"
+    return f"epoch {row['epoch']:3d}  loss {row['loss_total']:7.3f}  {shown}  {end}"
 
 # %% ../../nbs/training/48_loop.ipynb #c9645431
 class Log:
@@ -266,8 +273,9 @@ class Log:
     def __init__(self, run: Run, progress: bool):
         self.run, self.steps, main = run, len(run.sampler), run.accelerator.is_main_process
         self.board = SummaryWriter(str(run.out / "tensorboard"), purge_step=run.first + 1) if main else None
-        self.bar = tqdm(total=run.config.train.epochs * self.steps, initial=run.first * self.steps, disable=not (progress and main),
-                        unit="step", mininterval=1, file=sys.stdout)
+        total, done = run.config.train.epochs * self.steps, run.first * self.steps
+        quiet = not (progress and main)
+        self.bar = tqdm(total=total, initial=done, disable=quiet, unit="step", mininterval=1, file=sys.stdout)
 
     def __enter__(self): return self
 
@@ -289,7 +297,8 @@ class Log:
 
     def means(self) -> dict:
         "Mean losses of the epoch, seconds and memory."
-        means, accelerator = torch.tensor([v / self.steps for v in self.sums.values()], dtype=torch.float64), self.run.accelerator
+        accelerator = self.run.accelerator
+        means = torch.tensor([v / self.steps for v in self.sums.values()], dtype=torch.float64)
         if accelerator.num_processes > 1:        # each has seen its part of the batches
             means = torch.as_tensor(accelerator.reduce(means.float().to(accelerator.device), "mean"))
         losses = {f"loss_{name}": value for name, value in zip(self.sums, means.tolist())}
@@ -297,15 +306,16 @@ class Log:
 
     def epoch(self, row: dict):
         "Add a row."
-        self.run.rows.append(row)
+        run, epoch = self.run, row["epoch"]
+        run.rows.append(row)
         for name, value in row.items():
-            if self.board and value is not None: self.board.add_scalar(name.replace("loss_", "loss/"), value, row["epoch"])
-        if not self.bar.disable: self.bar.write(epoch_line(row, self.run.data.protocol, self.run.best_epoch == row["epoch"] - 1))
+            if self.board and value is not None: self.board.add_scalar(name.replace("loss_", "loss/"), value, epoch)
+        if not self.bar.disable: self.bar.write(epoch_line(row, run.data.protocol, best=run.best_epoch == epoch - 1))
 
 # %% ../../nbs/training/48_loop.ipynb #f5778a6f
 def fit(run: Run, log: Log):
-    "Batches, outputs, named losses, gradients, steps; after an epoch evaluate, keep the best, save what resuming needs."
-    t, accelerator = run.config.train, run.accelerator
+    "Batch, outputs, named losses, gradients, step; then evaluate, keep the best, save what resuming needs."
+    t, data, accelerator = run.config.train, run.data, run.accelerator
     for epoch in range(run.first, t.epochs):
         log.begin()
         for done, batch in run.batches(epoch):
@@ -320,8 +330,8 @@ def fit(run: Run, log: Log):
         row = dict(epoch=epoch + 1, lr=t.lr * lr_factor(t, epoch)) | log.means()
         if accelerator.is_main_process:
             if run.eval_set is not None and ((epoch + 1) % t.eval_every == 0 or epoch + 1 == t.epochs):
-                predictions = predict(run.eval_model, run.eval_set, run.data, nms=t.nms)
-                metrics: dict = evaluate(predictions, run.eval_set.annotations, run.data.protocol, run.data.clip_seconds)
+                predictions = predict(run.eval_model, run.eval_set, data, nms=t.nms)
+                metrics: dict = evaluate(predictions, run.eval_set.annotations, data.protocol, data.clip_seconds)
                 keep_best(run, epoch, predictions, metrics)
                 row |= metrics["brief"]
             log.epoch(row)
@@ -342,14 +352,14 @@ def train(
     out: str | Path,         # run folder, made when needed
     resume: bool = False,    # continue the run in `out` where it stopped
     progress: bool = True,   # show a progress bar and a line per epoch
-) -> Path:                   # the run folder: config.json, log.csv, tensorboard/, best/, last/, predictions and metrics of the best epoch
+) -> Path:   # run folder: config.json, log.csv, tensorboard/, best/, last/, predictions and metrics of the best epoch
     "Train, evaluate and keep the best checkpoint."
     out = Path(out)
     going_on = check_folder(config, out, resume)
     run = Run(config.with_changes({"train.start": ""}) if going_on else config, out)     # a resumed run has its weights
     if going_on: resume_run(run)
     main = run.accelerator.is_main_process
-    if main: write_json(out / "config.json", config.to_dict())      # after the checkpoint proved readable: a failed resume changes nothing
+    if main: write_json(out / "config.json", config.to_dict())      # only now: a resume that fails changes nothing
     if main and run.started:
         write_json(out / "pretrained.json", {"start": config.train.start, **run.started})
         if progress: print(start_line(config.train.start, run.started))

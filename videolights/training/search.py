@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -27,18 +28,20 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from ..config import Config, DataConfig, InputError, LossConfig, ModelConfig, TrainConfig, from_dict, read_yaml
+from ..config import (Config, DataConfig, InputError, LossConfig, ModelConfig, TrainConfig, from_dict,
+                                read_yaml)
 from ..evaluation.reports import HEADLINES
 from ..files import locked, write_json, write_text
 from .grids import Interrupted, Workers, markdown_lines, read_run, run_name, seconds_trained
 from .loop import selected_metrics, selection_score
 
 # %% ../../nbs/training/50_search.ipynb #91b22449
-_FIXED = [f"train.{name}" for name in "seed epochs train_split eval_split eval_every select domain shuffle_text".split()]
+_FIXED = ("train.seed", "train.epochs", "train.train_split", "train.eval_split", "train.eval_every", "train.select",
+          "train.domain", "train.shuffle_text")
 _PARTS = dict(model=ModelConfig, loss=LossConfig, train=TrainConfig)
 _KINDS = {f"{part}.{f.name}": f.type for part, cls in _PARTS.items() for f in fields(cls)}
 
-
+# %% ../../nbs/training/50_search.ipynb #ab0e4dbc
 def read_setting(
     name: str,       # of the setting, with its part: "train.lr"
     given,           # what the file says of it
@@ -46,7 +49,7 @@ def read_setting(
     "An entry of the space as one of Optuna's distributions; anything that makes no sense is refused."
     wrong = lambda what: InputError(f"space: '{name}': {what}")
     if name in _FIXED: raise wrong("is the same in all trials; set it under change")
-    if name not in _KINDS: raise wrong("is no setting of model, loss or train; names are those that --set takes, for example train.lr")
+    if name not in _KINDS: raise wrong("is no setting; names are those that --set takes, for example train.lr")
     if isinstance(given, list) and len(given) > 1: return CategoricalDistribution(given)
     if not isinstance(given, dict) or not {"low", "high"} <= set(given) <= {"low", "high", "log", "step"}:
         raise wrong(f"expected a list of two or more choices, or low and high with log or step, found {given!r}")
@@ -66,14 +69,15 @@ class Search:
     trials: int = 20                 # in all, the base recipe among them
     metric: str = ""                 # what to raise, as train.select takes it; "" leaves it to the base recipe
     seeds: list = field(default_factory=lambda: [2018])     # trained for each trial, one after the other
-    startup: int = 5                 # trials before the estimator proposes, and finished trials before any is stopped early
+    startup: int = 5                 # trials before the estimator proposes, finished ones before any is stopped early
     warmup: int = 1                  # epochs of a trial before it may be stopped
     seed: int = 2018                 # of what is drawn
     change: dict = field(default_factory=dict)              # changes of the base in every trial
     folder: str = "."                # that `base` and `data` are relative to: where the file was read
 
     def __post_init__(self):
-        if not isinstance(self.space, dict) or not self.space: raise InputError("space is empty; name at least one setting")
+        if not isinstance(self.space, dict) or not self.space:
+            raise InputError("space is empty; name at least one setting")
         if not self.seeds: raise InputError("seeds is empty; give at least one")
         for name in ("trials", "startup"):
             if getattr(self, name) < 1: raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -88,9 +92,9 @@ class Search:
 
     def config(self, changes: dict, seed: int) -> Config:
         "The recipe of one run."
-        metric = {"train.select": self.metric} if self.metric else {}
-        data = {"data": str(Path(self.folder, self.change["data"]).resolve())} if self.change.get("data") else {}
-        return Config.load(Path(self.folder, self.base).resolve()).with_changes(self.change | metric | changes | data | {"train.seed": seed})
+        given = {**self.change, **({"train.select": self.metric} if self.metric else {}), **changes, "train.seed": seed}
+        if given.get("data"): given["data"] = str(Path(self.folder, given["data"]).resolve())
+        return Config.load(Path(self.folder, self.base).resolve()).with_changes(given)
 
     def start(self) -> dict:
         "The base recipe as a point of the space."
@@ -106,14 +110,16 @@ def _check_space(search: Search):
     "Refuse names that no recipe has, values that it would not take, and a space without the base recipe."
     base = search.config({}, 0)
     DataConfig.load(base.data)
-    if base.train.eval_split in ("", "test"): raise InputError("train.eval_split: settings are chosen on a validation split; name one")
+    if base.train.eval_split in ("", "test"):
+        raise InputError("train.eval_split: settings are chosen on a validation split; name one")
     for name, given in search.space.items():
-        ends = [given[end] for end in ("low", "high") if end in given] if isinstance(given, dict) else given if isinstance(given, list) else []
-        for value in ends:
+        if isinstance(given, dict): given = [given[end] for end in ("low", "high") if end in given]
+        for value in given if isinstance(given, list) else []:
             try: base.with_changes({name: value})
             except InputError as e: raise InputError(f"space: {str(e).removeprefix('--set ')}") from None
     try: optuna.trial.create_trial(params=search.start(), distributions=search.distributions(), value=0.0)
-    except ValueError as e: raise InputError(f"space: leaves out the base recipe, with which a search begins; widen it ({e})") from None
+    except ValueError as e:
+        raise InputError(f"space: leaves out the base recipe, with which a search begins; widen it ({e})") from None
 
 # %% ../../nbs/training/50_search.ipynb #9f2ae64d
 class RepeatableSampler(optuna.samplers.BaseSampler):
@@ -138,10 +144,10 @@ class RepeatableSampler(optuna.samplers.BaseSampler):
 # %% ../../nbs/training/50_search.ipynb #be62d6dd
 def trial_changes(trial: optuna.Trial | FrozenTrial) -> dict:      # setting -> value
     "What a trial was given; numbers to four digits, as they are shown."
-    space = trial.distributions
-    return {name: float(f"{v:.4g}") if isinstance(space[name], FloatDistribution) else v for name, v in trial.params.items()}
+    real = {name for name, distribution in trial.distributions.items() if isinstance(distribution, FloatDistribution)}
+    return {name: float(f"{value:.4g}") if name in real else value for name, value in trial.params.items()}
 
-
+# %% ../../nbs/training/50_search.ipynb #b74f5364
 def suggest(
     trial: optuna.Trial,
     space: dict[str, BaseDistribution],
@@ -162,13 +168,13 @@ def _fixed(search: Search) -> dict:
 
 
 def _journal(path: Path) -> optuna.storages.JournalStorage:
-    "The journal without what a kill or a full disk left: Optuna's lock (the folder has one of its own) and half a line."
+    "The journal without what a kill left: Optuna's lock (the folder has one of its own) and half a line."
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
     lines = path.read_bytes() if path.exists() else b""
     if not lines.endswith(b"\n"): path.write_bytes(lines[:lines.rfind(b"\n") + 1])
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
-
+# %% ../../nbs/training/50_search.ipynb #567b8fc7
 def open_study(
     search: Search,
     out: Path,           # folder of the search
@@ -181,9 +187,11 @@ def open_study(
                                 sampler=RepeatableSampler(search), pruner=pruner)
     before = study.user_attrs.get("facts", now)
     if changed := [name for name in now if now[name] != before.get(name)]:
-        raise InputError(f"{out}: was begun with another {changed[0]}; continue it as it was (more trials are welcome) or choose another --out")
+        raise InputError(f"{out}: was begun with another {changed[0]}; "
+                         "continue it as it was (more trials are welcome) or choose another --out")
     study.set_user_attr("facts", now)
-    for trial in study.get_trials(states=(TrialState.RUNNING,)): storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
     return study
 
 # %% ../../nbs/training/50_search.ipynb #65187470
@@ -193,10 +201,12 @@ def epoch_scores(
     select: str,      # train.select
 ) -> list[tuple[int, float]]:    # (epoch, what picks the checkpoint) of every epoch that was evaluated
     "What a run has reached so far."
-    if not log.exists(): return []
-    names = selected_metrics(protocol, select)
-    briefs = [(int(row["epoch"]), {name: float(row[name]) if row[name] else None for name in names if name in row}) for row in csv.DictReader(open(log))]
-    return [(epoch, selection_score(brief, protocol, select)) for epoch, brief in briefs if any(value is not None for value in brief.values())]
+    names, found = selected_metrics(protocol, select), []
+    for row in csv.DictReader(open(log)) if log.exists() else []:
+        brief = {name: float(row[name] or 0) for name in names if name in row}
+        if not any(row.get(name) for name in names): continue
+        found.append((int(row["epoch"]), selection_score(brief, protocol, select)))
+    return found
 
 # %% ../../nbs/training/50_search.ipynb #393686cf
 def run_trial(
@@ -223,9 +233,9 @@ def run_trial(
     return float(np.mean(scores))
 
 # %% ../../nbs/training/50_search.ipynb #1d1488a9
-_STATES = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed", TrialState.RUNNING: "unfinished"}
+_STATES = dict(COMPLETE="finished", PRUNED="stopped early", FAIL="failed", RUNNING="unfinished", WAITING="unfinished")
 
-
+# %% ../../nbs/training/50_search.ipynb #682a2b6f
 def describe_trial(
     trial: FrozenTrial,
     search: Search,
@@ -233,13 +243,14 @@ def describe_trial(
 ) -> dict:      # JSON-ready: trial, state, score, epochs, minutes, changes, metrics, why
     "A trial for the table."
     folders = [folder for seed in search.seeds for folder in runs.glob(f"trial-{trial.number:03d}-{seed}-*/")]
-    done = trial.state == TrialState.COMPLETE
+    done = trial.state.name == "COMPLETE"
     briefs = pd.DataFrame([run["brief"] for folder in folders if done and (run := read_run(folder))])
-    return dict(trial=trial.number, state=_STATES[trial.state], score=trial.value, epochs=trial.last_step or 0, changes=trial_changes(trial),
-                metrics={name: round(float(value), 2) for name, value in briefs.mean().items()},
+    metrics = {name: round(float(mean), 2) for name, mean in briefs.mean().items()}
+    return dict(trial=trial.number, state=_STATES[trial.state.name], score=trial.value, epochs=trial.last_step or 0,
+                changes=trial_changes(trial), metrics=metrics,
                 minutes=round(sum(map(seconds_trained, folders)) / 60, 1), why=trial.user_attrs.get("why", ""))
 
-
+# %% ../../nbs/training/50_search.ipynb #7174dc71
 def describe_search(
     study: optuna.Study,
     search: Search,
@@ -251,9 +262,10 @@ def describe_search(
     rows.sort(key=lambda row: (order.index(row["state"]), -(row["score"] or -math.inf), row["trial"]))
     protocol = DataConfig.load(config.data).protocol
     names = selected_metrics(protocol, config.train.select)
-    return dict(base=Path(search.base).name, metric="mean of " * (len(names) > 1) + ", ".join(names), shown=list(HEADLINES[protocol]),
-                epochs=config.train.epochs, seeds=search.seeds, space=search.space, asked=search.trials,
-                best=rows[0]["trial"] if rows and rows[0]["state"] == "finished" else None, trials=rows)
+    best = rows[0]["trial"] if rows and rows[0]["state"] == "finished" else None
+    return dict(base=Path(search.base).name, metric="mean of " * (len(names) > 1) + ", ".join(names),
+                shown=list(HEADLINES[protocol]), epochs=config.train.epochs, seeds=search.seeds, space=search.space,
+                asked=search.trials, best=best, trials=rows)
 
 # %% ../../nbs/training/50_search.ipynb #d281a05d
 def trials_markdown(found: dict) -> str:     # of `describe_search`
@@ -263,16 +275,21 @@ def trials_markdown(found: dict) -> str:     # of `describe_search`
     number = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
     rows, base = found["trials"], {row["trial"]: row for row in found["trials"]}.get(0)
     seeds = ", ".join(map(str, found["seeds"]))
-    lines = [f"{len(rows)} of {found['asked']} trials around {found['base']}, score: {found['metric']} on the validation split, mean over seeds {seeds}.",
+    lines = [f"{len(rows)} of {found['asked']} trials around {found['base']}, score: {found['metric']} "
+             f"on the validation split, mean over seeds {seeds}.",
              "Of a trial that was stopped early the score is what it had reached.", ""]
     if found["best"] is not None and base and base["score"] is not None:
-        lines += [f"Best: trial {found['best']} with {rows[0]['score']:.2f}; the base recipe (trial 0) has {base['score']:.2f}. "
+        lines += [f"Best: trial {found['best']} with {rows[0]['score']:.2f}; "
+                  f"the base recipe (trial 0) has {base['score']:.2f}. "
                   "The best of many is partly luck: `check.yaml` compares the two on new seeds.", ""]
-    table = [{"trial": row["trial"], "score": ("**{}**" if row["trial"] == found["best"] else "{}").format(number(row["score"], 2)),
+    bold = lambda row: "**" * (row["trial"] == found["best"])
+    table = [{"trial": row["trial"], "score": bold(row) + number(row["score"], 2) + bold(row),
               **{title: row["changes"].get(name, "-") for name, title in names.items()},
-              **{m: number(row["metrics"].get(m), 1) for m in found["shown"]}, "epochs": row["epochs"], "state": row["state"]} for row in rows]
+              **{m: number(row["metrics"].get(m), 1) for m in found["shown"]},
+              "epochs": row["epochs"], "state": row["state"]} for row in rows]
     lines += markdown_lines(pd.DataFrame(table, dtype=object).set_index("trial"))
-    if failed := [row for row in rows if row["why"]]: lines += ["", "Failed:", "", *(f"- trial {row['trial']}: {row['why']}" for row in failed)]
+    failed = [f"- trial {row['trial']}: {row['why']}" for row in rows if row["why"]]
+    if failed: lines += ["", "Failed:", "", *failed]
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/training/50_search.ipynb #2891cc6e
@@ -287,11 +304,14 @@ def tuning_figure(
     finished, high = [row["state"] == "finished" for row in rows], -(-(1 + len(found["space"])) // columns)
     scores, numbers = [row["score"] for row in rows], [row["trial"] for row in rows]
     symbols = ["diamond" if n == 0 else "circle" if done else "circle-open" for n, done in zip(numbers, finished)]
-    text = ["<br>".join([f"trial {row['trial']}, {row['state']}", *(f"{k} {v}" for k, v in row["changes"].items())]) for row in rows]
-    look = dict(mode="markers", marker=dict(symbol=symbols, color="#E0691A", size=9, opacity=.8), text=text, hovertemplate="%{y:.2f}, %{text}<extra></extra>")
-    fig = make_subplots(high, columns, shared_yaxes="all", horizontal_spacing=.03, vertical_spacing=.32 / high)  # type: ignore[arg-type]
+    said = lambda row: [f"trial {row['trial']}, {row['state']}", *(f"{name} {v}" for name, v in row["changes"].items())]
+    look = dict(mode="markers", marker=dict(symbol=symbols, color="#E0691A", size=9, opacity=.8),
+                text=["<br>".join(said(row)) for row in rows], hovertemplate="%{y:.2f}, %{text}<extra></extra>")
+    every: Any = "all"      # Plotly's annotation knows True alone
+    fig = make_subplots(high, columns, shared_yaxes=every, horizontal_spacing=.03, vertical_spacing=.32 / high)
     best = np.maximum.accumulate(np.where(finished, scores, -math.inf))
-    fig.add_trace(go.Scatter(x=numbers, y=best, mode="lines", line=dict(color="#4A7FC9", width=2, shape="hv"), hoverinfo="skip"), row=1, col=1)
+    line = dict(color="#4A7FC9", width=2, shape="hv")
+    fig.add_trace(go.Scatter(x=numbers, y=best, mode="lines", line=line, hoverinfo="skip"), row=1, col=1)
     for k, name in enumerate(["trial", *found["space"]]):
         given, x = found["space"].get(name, {}), numbers if name == "trial" else [row["changes"][name] for row in rows]
         kind = "category" if isinstance(given, list) else "log" if given.get("log") else "linear"
@@ -299,7 +319,8 @@ def tuning_figure(
         fig.add_trace(go.Scatter(x=list(map(str, x)) if kind == "category" else x, y=scores, **look), row=row, col=col)
         fig.update_xaxes(title=name, type=kind, dtick="D2" if kind == "log" else None, nticks=6, row=row, col=col)
     fig.update_yaxes(title="score", col=1)
-    return fig.update_layout(height=60 + 190 * high, template="plotly_white", showlegend=False, margin=dict(l=60, r=10, t=10, b=50))
+    margin = dict(l=60, r=10, t=10, b=50)
+    return fig.update_layout(height=60 + 190 * high, template="plotly_white", showlegend=False, margin=margin)
 
 # %% ../../nbs/training/50_search.ipynb #8c796bf3
 def to_recipe(
@@ -307,24 +328,28 @@ def to_recipe(
     folder: Path,     # that the recipe is written to: the data set is named from there
 ) -> dict:
     "A recipe as a mapping, without defaults."
-    differing = lambda part: {name: value for name, value in asdict(part).items() if value != getattr(type(part)(), name)}
+    default = lambda part: asdict(type(part)())
+    differing = lambda part: {name: value for name, value in asdict(part).items() if value != default(part)[name]}
     parts = {name: differing(getattr(config, name)) for name in ("model", "loss", "train")}
     recipe = dict(data=os.path.relpath(config.data, folder.resolve()), sources=config.sources) | parts
     return {name: value for name, value in recipe.items() if value}
 
-
+# %% ../../nbs/training/50_search.ipynb #b985b0f4
 def write_recipes(
     found: dict,      # of `describe_search`
     search: Search,
     out: Path,
 ):
     "base.yaml, best.yaml and the grid that compares them, check.yaml."
-    rows, recipe = {row["trial"]: row for row in found["trials"]}, lambda changes: to_recipe(search.config(changes, search.seeds[0]), out)
+    rows = {row["trial"]: row for row in found["trials"]}
+    recipe = lambda changes: to_recipe(search.config(changes, search.seeds[0]), out)
     best, base = rows[found["best"]], rows[0]
-    said = (f"# Trial {best['trial']} of a search around {found['base']}: {best['score']:.2f} where that has {base['score']:.2f} "
+    said = (f"# Trial {best['trial']} of a search around {found['base']}: "
+            f"{best['score']:.2f} where that has {base['score']:.2f} "
             f"({found['metric']}, validation split, seeds {', '.join(map(str, found['seeds']))}).\n")
-    grid = dict(title=f"The best of {len(rows)} trials beside the recipe that the search began with, on new seeds", base="base.yaml",
-                rows={"base": {}, "tuned": {"base": "best.yaml"}}, seeds=[max(search.seeds) + n for n in (1, 2, 3)], metrics=found["shown"])
+    title = f"The best of {len(rows)} trials beside the recipe that the search began with, on new seeds"
+    grid = dict(title=title, base="base.yaml", rows={"base": {}, "tuned": {"base": "best.yaml"}},
+                seeds=[max(search.seeds) + n for n in (1, 2, 3)], metrics=found["shown"])
     for name, head, content in (("best", said, recipe(best["changes"])), ("base", "", recipe({})), ("check", "", grid)):
         write_text(out / f"{name}.yaml", head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
@@ -338,21 +363,23 @@ def write_results(
     found = describe_search(study, search, out / "runs")
     write_json(out / "results.json", found)
     write_text(out / "results.md", trials_markdown(found))
-    if any(row["trial"] == 0 and row["state"] == "finished" for row in found["trials"]): write_recipes(found, search, out)
+    if ("finished", 0) in {(row["state"], row["trial"]) for row in found["trials"]}: write_recipes(found, search, out)
     return found
 
 # %% ../../nbs/training/50_search.ipynb #b76bb750
-def _ended(study: optuna.Study) -> int: return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+def _ended(study: optuna.Study) -> int:
+    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
 
 
 def _status(study: optuna.Study) -> str:
     "Where a search stands, for the progress bar."
-    trials = study.get_trials(deepcopy=False)
-    now = [f"trial {trial.number}: epoch {trial.last_step or 0}" for trial in trials if trial.state == TrialState.RUNNING]
-    if any(trial.state == TrialState.COMPLETE for trial in trials): now.append(f"best {study.best_value:.2f} (trial {study.best_trial.number})")
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    now = [f"trial {trial.number}: epoch {trial.last_step or 0}" for trial in running]
+    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        now.append(f"best {study.best_value:.2f} (trial {study.best_trial.number})")
     return ", ".join(now)
 
-
+# %% ../../nbs/training/50_search.ipynb #5390475d
 def tune(
     search: Search,
     out: str | Path,          # folder: journal.log, runs/, results.md and .json, best.yaml, check.yaml
@@ -378,9 +405,11 @@ def tune(
 
     def save(*_): write_results(study, search, out)
 
-    with locked(out), tqdm(total=search.trials, disable=not progress, unit="trial", file=sys.stdout) as bar, ThreadPoolExecutor(1) as thread:
+    bar = tqdm(total=search.trials, disable=not progress, unit="trial", file=sys.stdout)
+    with locked(out), bar, ThreadPoolExecutor(1) as thread:
         study = open_study(search, out)
-        work = thread.submit(study.optimize, objective, search.trials - _ended(study), n_jobs=jobs, catch=(InputError,), callbacks=[save])
+        work = thread.submit(study.optimize, objective, search.trials - _ended(study), n_jobs=jobs,
+                             catch=(InputError,), callbacks=[save])
         try: workers.wait([work], show)
         except Interrupted as e: raise InputError(str(e)) from None
         return write_results(study, search, out)
