@@ -127,14 +127,22 @@ def test_a_search_goes_on_from_every_state_of_its_journal(stage, tmp_path):
 
 
 def test_ctrl_c_ends_the_runs_and_leaves_their_trials_open(stage, tmp_path, monkeypatch):
-    "Two slow runs at once; the one who waits is interrupted, as Ctrl-C does."
+    "Two slow runs at once; who waits for them is interrupted, as by Ctrl-C. Taken up again, by one job."
     write, started = stage
-    search = write(trials=4, change={"train.lr": .2})
-    monkeypatch.setattr(tuning, "_status", lambda study: "" if len(list((tmp_path / "out/runs").glob("*/pid"))) < 2 else (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt): tune(search, tmp_path / "out", jobs=2, progress=False)
-    assert not any(alive(int(pid.read_text())) for pid in (tmp_path / "out/runs").glob("*/pid"))
+    search, runs = write(trials=2, change={"train.lr": .2}), tmp_path / "out/runs"
+
+    def status(study):
+        if len(list(runs.glob("*/pid"))) == 2: raise KeyboardInterrupt
+        return ""
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tuning, "_status", status)
+        tune(search, tmp_path / "out", jobs=2, progress=False)
+    assert not any(alive(int(pid.read_text())) for pid in runs.glob("*/pid"))
+    assert not list(runs.glob("*/done.json"))
     assert {trial.state.name for trial in tuning.open_study(search, tmp_path / "out").trials} == {"WAITING"}
-    monkeypatch.undo()
+    found = tune(search, tmp_path / "out", progress=False)
+    assert [row["state"] for row in found["trials"]] == ["finished"] * 2
+    assert len(started) == 4
 
 
 def test_several_seeds_and_several_jobs(stage, tmp_path):
