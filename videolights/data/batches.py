@@ -6,7 +6,7 @@
 __all__ = ['append_tef', 'pad_tensors', 'Batch', 'item_spans', 'collate', 'LengthBatches']
 
 # %% ../../nbs/data/12_batches.ipynb #4886f363
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def append_tef(
     video: Tensor,       # (B, L, dv)
     video_mask: Tensor,  # (B, L) bool, True = real clip
 ) -> Tensor:             # (B, L, dv + 2)
-    "Append temporal endpoints: each clip's start l/L and end (l+1)/L as fractions of its video's real clips; zero on padding."
+    "Append temporal endpoints: each clip's start l/L and end (l+1)/L in its video's real clips; zero on padding."
     clips = video_mask.sum(1, keepdim=True).clamp(min=1).to(video.dtype)
     start = torch.arange(video.shape[1], device=video.device, dtype=video.dtype)[None] / clips
     return torch.cat((video, torch.stack((start, start + 1 / clips), -1) * video_mask[..., None]), -1)
@@ -51,11 +51,13 @@ class Batch:
 
     def to(self, device):
         "The same batch elsewhere."
-        move = lambda x: x.to(device, non_blocking=True) if isinstance(x, Tensor) else x
-        return Batch(**{f.name: move(getattr(self, f.name)) for f in fields(self)})
+        tensors = {k: x for k, x in vars(self).items() if isinstance(x, Tensor)}
+        return replace(self, **{k: x.to(device, non_blocking=True) for k, x in tensors.items()})
 
     @property
-    def inputs(self): return self.video, self.video_mask, self.text, self.text_mask
+    def inputs(self):
+        "What a model's forward takes: video (B, L, dv + 2) and text (B, N, dt), each with its mask (B, L), (B, N)."
+        return self.video, self.video_mask, self.text, self.text_mask
 
 # %% ../../nbs/data/12_batches.ipynb #802f4d64
 def item_spans(
@@ -94,7 +96,8 @@ class LengthBatches(torch.utils.data.Sampler):
         seed: int,
         window: int = 8, # batches' worth of items sorted together
     ):
-        self.lengths, self.batch_size, self.seed, self.window, self.epoch = np.asarray(lengths), batch_size, seed, window, 0
+        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
+        self.window, self.epoch = window, 0
 
     def set_epoch(self, epoch): self.epoch = epoch
 
@@ -103,6 +106,7 @@ class LengthBatches(torch.utils.data.Sampler):
     def __iter__(self):
         rng = np.random.default_rng((self.seed, self.epoch))
         order, span = rng.permutation(len(self.lengths)), self.batch_size * self.window
-        order = np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in np.split(order, range(span, len(order), span))])
+        chunks = np.split(order, range(span, len(order), span))
+        order = np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in chunks])
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
         for i in rng.permutation(len(batches)): yield rng.permutation(batches[i]).tolist()

@@ -63,7 +63,7 @@ class ShuffledText(torch.utils.data.Dataset):
 
     def __len__(self) -> int: return len(self.dataset)
 
-    def __getitem__(self, i) -> dict: return {**self.dataset[i], "text": self.dataset[self.deal[i]]["text"]}
+    def __getitem__(self, i) -> dict: return {**self.dataset[i], "text": self.dataset[int(self.deal[i])]["text"]}
 
 # %% ../../nbs/training/48_loop.ipynb #a0a2652a
 def open_split(
