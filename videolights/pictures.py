@@ -329,12 +329,12 @@ def timeline(
     predicted,       # dict: system -> (P, 3) windows, s, and their confidence, the most confident first
     windows=(),      # (M, 2) true windows, s
     saliency=None,   # (L,) true saliency
-    curves=None,     # dict: system -> (L,) predicted saliency in [0, 1]
     frames=None,     # frames (h, w, 3) uint8 from equal parts of the video, see `thumbnail_times`
     title="",
     top=5,           # how many predictions of each system to draw
     look="light",    # "light" or "dark"
     cursor=None,     # s, where a reader is looking: a line through everything
+    curves=None,     # dict: system -> (L,) predicted saliency in [0, 1]
 ):                   # a plotly figure
     "A video from left to right: frames, the true moments and each system's, the true saliency and each system's."
     windows, curves = np.reshape(windows, (-1, 2)).astype(float), curves or {}
