@@ -451,9 +451,9 @@ def report(args):
 # %% ../nbs/90_cli.ipynb #1bc336bb
 def explore(args):
     "Open the explorers, or write them to a file."
-    from videolights.explore.page import open_all, serve, write_explorer
+    from videolights.explore.page import open_all, serve_explorer, write_explorer
     choices = dict(split=args.split or "", protocol=args.protocol, clip_seconds=args.clip_seconds)
-    if not args.html: return serve(args.sources, args.data, args.videos, args.port, not args.no_browser, **choices)
+    if not args.html: return serve_explorer(args.sources, args.data, args.videos, args.port, not args.no_browser, **choices)
     path = write_explorer(args.html, open_all(args.sources, args.data, **choices), args.videos)
     print(f"explorer: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
