@@ -214,7 +214,7 @@ def draw_table(
 ):           # their paths; none where plotly is not installed
     "One page for each metric of a grid: every seed of every row."
     from videolights.training.grids import slug
-    try: from videolights.explore.figures import ablation_figure, save_figure
+    try: import plotly; from videolights.explore.figures import ablation_figure, save_figure
     except ImportError: return []
     folder.mkdir(parents=True, exist_ok=True)
     return [save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html") for metric in table["metrics"]]
@@ -226,7 +226,7 @@ def draw_search(
 ):           # its path; None where plotly is not installed
     "A page with every trial of a search."
     from videolights.training.search import tuning_figure
-    try: from videolights.explore.figures import save_figure, template
+    try: import plotly; from videolights.explore.figures import save_figure; from videolights.pictures import template
     except ImportError: return None
     folder.mkdir(parents=True, exist_ok=True)
     return save_figure(tuning_figure(found).update_layout(template=template()), folder / "trials.html")
