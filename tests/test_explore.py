@@ -15,8 +15,8 @@ from videolights.config import Config, DataConfig, InputError, ModelConfig, Sour
 from videolights.data.batches import append_tef
 from videolights.evaluation.reports import per_query_rows
 from videolights.explore.figures import figure1, figure6, save_figure
-from videolights.explore.heatmaps import (STAGES, attention_map, attention_names, contrast, load_traced, save_traced, stage_features, stage_heatmaps,
-                                          trace_query, word_clip_similarity, word_labels)
+from videolights.explore.heatmaps import (STAGES, attention_map, attention_names, contrast, load_traced, save_traced, trace_query,
+                                          word_clip_similarity, word_labels)
 from videolights.explore.report import choose_examples, inflate, packed_plotly, write_report
 from videolights.files import write_json, write_jsonl
 from videolights.model.videolights import VideoLights
@@ -83,7 +83,8 @@ def test_word_clip_similarity(clips, words, width):
 def test_stages_of_the_model(model):
     item = Made_up(".")[3]
     model.train()
-    features, maps = stage_features(model, item), stage_heatmaps(model, item)
+    features = trace_query(model, item, SECONDS).stages
+    maps = {stage: word_clip_similarity(*pair) for stage, pair in features.items()}
     assert model.training
     assert tuple(maps) == STAGES
     assert {m.shape for m in maps.values()} == {(3, CLIPS)}

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -33,11 +34,11 @@ from ..files import read_jsonl, write_text
 @dataclass
 class Opened:
     "Everything an explorer works with."
-    dataset: object                              # a Dataset, or Truths
+    dataset: Any                                 # a Dataset, or Truths
     models: dict = field(default_factory=dict)   # name -> VideoLights or Runtime
     systems: dict = field(default_factory=dict)  # name -> rows of predictions
     runs: list = field(default_factory=list)     # folders with a log or a table
-    encoder: object = None                       # for new queries, if there is one
+    encoder: Any = None                          # for new queries, if there is one
 
 
 def open_model(
@@ -119,9 +120,10 @@ def open_all(
     answers=True,   # ask models for their predictions, where a run left none
 ):                  # Opened
     "Open what is named on the command line."
-    named, opened = [n if isinstance(n, (tuple, list)) else (Path(n).name.split(".")[0], n) for n in names], Opened(None)
-    for name, path in named:
-        path, table = Path(path), Path(path, "table.json").exists()
+    pairs = [n if isinstance(n, (tuple, list)) else (Path(n).name.split(".")[0], n) for n in names]
+    paths, opened = [(name, Path(path)) for name, path in pairs], Opened(None)
+    for name, path in paths:
+        table = (path / "table.json").exists()
         if not path.exists(): raise InputError(f"{path}: no such run, bundle or file of predictions; check the path")
         if path.is_file(): opened.systems[name] = read_predictions(path)
         elif not table: opened.models[name] = open_model(path)
@@ -130,7 +132,8 @@ def open_all(
     opened.dataset = found = open_dataset(dataset, split, contract, protocol, clip_seconds)
     if opened.models and isinstance(found, Truths):
         raise InputError(f"{dataset}: holds annotations only; a model needs the data set's YAML file with its features")
-    if answers: opened.systems |= {name: _predictions(dict(named)[name], model, found) for name, model in opened.models.items()}
+    for name, path in paths:
+        if answers and name in opened.models: opened.systems[name] = _predictions(path, opened.models[name], found)
     if found.data.encoder in ENCODERS: opened.encoder = get_encoder(found.data.encoder)
     return opened
 
@@ -158,10 +161,10 @@ def explorer_page(
     given = ", ".join([repr([str(n) for n in names]), repr(str(dataset)), *(f"{k}={v!r}" for k, v in choices.items())])
     code = (f"from videolights.explore.page import open_all\nopened = open_all({given})\n"
             "models, dataset, encoder = opened.models, opened.dataset, opened.encoder")
-    parts, same = {}, dict(panel=panel, active=False)
-    if opened.models: parts["Heat maps"] = HeatmapExplorer(opened.models, opened.dataset, encoder=opened.encoder, opened=code, **same)
-    if opened.systems: parts["Moments"] = MomentExplorer(opened.systems, opened.dataset, **same)
-    if opened.runs: parts["Training"] = RunExplorer(opened.runs, **same)
+    parts, dataset, more = {}, opened.dataset, dict(encoder=opened.encoder, opened=code)
+    if opened.models: parts["Heat maps"] = HeatmapExplorer(opened.models, dataset, panel=panel, active=False, **more)
+    if opened.systems: parts["Moments"] = MomentExplorer(opened.systems, dataset, panel=panel, active=False)
+    if opened.runs: parts["Training"] = RunExplorer(opened.runs, panel, active=False)
     return side_by_side(*[panel] * bool(opened.systems), in_tabs(parts))
 
 # %% ../../nbs/explore/73_page.ipynb #246c3191
@@ -177,9 +180,10 @@ def write_notebook(
     **arguments,  # of `explorer_page`
 ):                # the path
     "A notebook whose one cell shows the page."
-    cell = dict(cell_type="code", id="page", metadata={}, execution_count=None, outputs=[], source=_CELL.format(arguments=arguments))
+    from nbformat import v4, writes
     kernel = dict(name="python3", display_name="Python 3", language="python")
-    write_text(path, json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel, title="VideoLights"), nbformat=4, nbformat_minor=5)))
+    cells = [v4.new_code_cell(_CELL.format(arguments=arguments))]
+    write_text(path, writes(v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel, title="VideoLights"))))
     return path
 
 
@@ -207,10 +211,11 @@ def _plain(fig):
     raw = json.loads(fig.to_json())
     raw["layout"].pop("template", None)
     for t, kept in zip(fig.data, raw["data"]):
-        key = {"heatmap": "z", "scatter": "y"}.get(t.type)
+        key = {"heatmap": "z", "scatter": "y"}.get(t.type)   # colours and curves cannot tell more
         if key:
-            values = np.round(np.asarray(t[key], float), 2)
-            kept[key] = np.where(np.isnan(values), None, values).tolist()
+            values = np.round(np.asarray(t[key], float), 2).astype(object)
+            values[np.isnan(values.astype(float))] = None
+            kept[key] = values.tolist()
     return raw
 
 

@@ -21,7 +21,7 @@ from ..config import Config
 from ..evaluation.reports import HEADLINES, per_query_rows
 from . import STATIC
 from .figures import curves_figure, figure6, ranking_figure
-from .heatmaps import contrast, lift, sentence_line, stage_features, word_clip_similarity, word_labels
+from .heatmaps import contrast, lift, sentence_line, trace_query, word_clip_similarity, word_labels
 from .results import find_video, frames_at, ranking, read_log
 from ..files import read_json, read_jsonl, write_text
 from ..pictures import FONT, heat_map, template, thumbnail_times
@@ -165,27 +165,13 @@ def _example(place, row, ious, dataset, model, videos):
     item, seconds = dataset[row["index"]], dataset.data.clip_seconds
     windows = np.reshape(item["windows"], (-1, 2))
     frames = frames_at(find_video(videos, row["vid"]), thumbnail_times(item["duration"]))
-    heat, lifts = _stage_maps(item, stage_features(model, item), windows, seconds)
+    heat, lifts = _stage_maps(item, trace_query(model, item, seconds).stages, windows, seconds)
     answer = {"predicted": (row["windows"], row["saliency"])}
     return dict(key=f"q{row['index']}", place=place, item=item, frames=bool(frames), heat=heat, lifts=lifts, outcome=outcome(row),
                 iou=None if math.isnan(row["iou"]) else row["iou"], rank=rank_sentence(place, row["iou"], ious),
                 timeline=figure6(item["duration"], seconds, answer, windows, item["saliency"], frames))
 
 # %% ../../nbs/explore/72_report.ipynb #1d8d022c
-def _facts(config, log, dataset, model):
-    "What was trained, on what, for how long: (name, text)."
-    m, t, data = config.model, config.train, dataset.data
-    sources = lambda kind: ", ".join(f"{s.name} ({s.dim})" for s in data.of_kind(kind))
-    size = sum(p.numel() for p in model.parameters()) / 1e6
-    return [("Data", f"{data.name}, split {t.eval_split}: {len(dataset):,} queries, clips of {data.clip_seconds:g} s, {data.protocol} protocol"),
-            ("Features", f"video {sources('video')}; text {sources('text')}"),
-            ("Model", f"{m.projection} projection, {m.refinement} refinement, {m.fusion} fusion × {m.fusion_layers}, {m.encoder_layers} encoder "
-                      f"and {m.decoder_layers} decoder layers, width {m.dim}, {m.slots} slots: {size:.2f} million parameters"),
-            ("Training", f"{len(log)} epochs in batches of {t.batch_size}, learning rate {t.lr:g} ({t.schedule}), seed {t.seed}"),
-            ("Switched off", ", ".join(k.replace("_", " ") for k, v in vars(config.loss).items() if v == 0)),
-            ("Floor", t.shuffle_text and "trained and scored with queries dealt to the wrong videos; the examples show the right ones")]
-
-
 def _curves(log, brief):
     "Metrics first, then losses."
     every = dict.fromkeys(n for row in log for n in row)
@@ -226,8 +212,9 @@ def write_report(
     chosen, ranked = choose_examples(rows) if examples is None else examples, ranking(rows)
     ious, videos = [row["iou"] for row in ranked], videos_folder or dataset.data.path("videos")
     write_text(path, render(
-        "report.html", title=f"VideoLights on {dataset.data.name}", config=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
-        floors=list(floors), headlines=headlines(brief, dataset.data.protocol), facts=_facts(config, log, dataset, model),
+        "report.html", title=f"VideoLights on {dataset.data.name}", whole=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
+        floors=list(floors), headlines=headlines(brief, dataset.data.protocol), run=config, epochs=len(log),
+        dataset=dataset, parameters=sum(p.numel() for p in model.parameters()),
         curves=_curves(log, brief), ranking=_ranking(chosen, ranked),
         examples=[_example(place, row, ious, dataset, model, videos) for place, row in chosen]))
     return Path(path)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import ipywidgets as widgets
@@ -136,7 +137,8 @@ class Canvas(widgets.VBox):
     def __init__(self, **listeners):   # on_click, on_hover: functions of a trace and plotly's points
         super().__init__(layout=dict(width="100%", min_width="0", overflow="hidden"))
         self.add_class("vl-canvas")
-        self.listeners, self.figure = listeners, None
+        self.listeners: dict = listeners
+        self.figure: Any = None
 
     def draw(self, figure):
         "Show a figure; only what changed is sent."
@@ -221,7 +223,7 @@ class QueryPicker(widgets.VBox):
         "Indices that the search finds, in the chosen order."
         wanted = self.search.value.lower().split()
         text = lambda row: f"{row['query']} {row['vid']} qid{row['qid']} {row['qid']}".lower()
-        return [i for i in self.orders[self.order.value] if all(w in text(self.annotations[i]) for w in wanted)]
+        return [i for i in self.orders[str(self.order.value)] if all(w in text(self.annotations[i]) for w in wanted)]
 
     def fill(self, *_):
         "List what is found; the first is picked."
@@ -254,7 +256,8 @@ class QueryPanel(widgets.VBox):
         results=None,  # dict: system -> rows of `per_query_rows`
         videos=None,   # folder where videos lie, named by their vid
     ):
-        self.dataset, self.videos, self.clip_seconds, self.item = dataset, videos, dataset.data.clip_seconds, None
+        self.dataset, self.videos, self.clip_seconds = dataset, videos, dataset.data.clip_seconds
+        self.path, self.item = None, {}
         self.picker, self.player = QueryPicker(dataset.annotations, results), Player()
         self.clip = widgets.IntSlider(description="Clip", max=0, layout=_AUTO)
         self.frame, self.caption = widgets.Image(format="jpeg", layout=dict(width="100%", display="none")), widgets.HTML()
@@ -270,8 +273,8 @@ class QueryPanel(widgets.VBox):
     def take(self, *_):
         "Take the picked query: its item, its video, its length."
         if self.picker.index < 0: return
-        before, self.item = self.item, self.dataset[self.picker.index]
-        another = before is None or before["vid"] != self.item["vid"]
+        before, self.item = self.item.get("vid"), self.dataset[self.picker.index]
+        another = self.item["vid"] != before
         if another: self.path = find_video(self.videos, self.item["vid"])
         self.index = self.picker.index   # draws what shares the panel; a video takes longer to reach the page
         if another: self.player.load(self.path, self.item["vid"])
@@ -310,16 +313,23 @@ def _row(*parts): return widgets.HBox(parts, layout=dict(flex_flow="row wrap", a
 
 
 class _Explorer(widgets.VBox):
-    "A title, controls and figures about the query of a panel. `_parts` makes what is below the title."
+    "A title, controls and figures about the query of a panel."
 
     def __init__(self, names, dataset, predictions, videos, panel, active):
         self.dataset, self.active, self.results = dataset, active, results_of(predictions, dataset.annotations)
         self.panel, self.title = panel or QueryPanel(dataset, self.results, videos), widgets.HTML()
         self.shown = {name: widgets.ToggleButton(True, description=name, layout=_AUTO) for name in names or self.results}
-        self.body = widgets.VBox([self.title, *self._parts()], layout=dict(flex="1 1 560px", min_width="0"))
-        super().__init__([side_by_side(*[] if panel else [self.panel], self.body)])
-        for button in self.shown.values(): button.observe(self.draw, "value")
-        self.panel.observe(self.draw, "look")
+        self.controls, parts = self._parts()
+        body = widgets.VBox([self.title, *parts], layout=dict(flex="1 1 560px", min_width="0"))
+        super().__init__([side_by_side(*[] if panel else [self.panel], body)])
+        for control in [*self.controls, *self.shown.values()]: control.observe(self.draw, "value")
+        self.panel.observe(self.draw, "look"); self.panel.observe(self._move, "seconds")
+
+    def _parts(self): raise NotImplementedError   # controls that draw when they change, and all that is below the title
+
+    def draw(self, *_): raise NotImplementedError
+
+    def _move(self, *_): raise NotImplementedError
 
     def _switches(self): return [*self.shown.values()] if len(self.shown) > 1 else []
 
@@ -336,6 +346,7 @@ def _options(control, options):
 # %% ../../nbs/explore/71_widgets.ipynb #ed0fa94f
 class _MapControls(_Explorer):
     "What can be chosen about heat maps."
+    encoder, quiet = None, False
 
     def _parts(self):
         named = lambda kind, text, width="auto", **more: kind(description=text, layout=dict(width=width), style=dict(description_width="initial"), **more)
@@ -350,12 +361,26 @@ class _MapControls(_Explorer):
         self.status, self.chips, self.code = widgets.HTML(), WordChips(), CodeView()
         self.canvas, self.second = (Canvas(on_click=self._click, on_hover=self._hover) for _ in range(2))
         choices = [self.kind, self.stage, self.layer, self.direction, self.head, self.scale, self.auto, self.limits]
-        self.ask.observe(self._asked, "value"); self.auto.observe(self._take_limits, "value"); self.chips.observe(self.draw, "keep")
-        for control in [*choices, self.other]: control.observe(self.draw, "value")   # after the limits are taken
+        self.auto.observe(self._take_limits, "value")   # before it draws
         models = [_row(widgets.HTML(_note("Models")), *self._switches())] if self._switches() else []
         words = _row(widgets.HTML(_note("Words: click, or Space, to hide one")), self.chips)
-        return [*models, _row(*choices), words, _row(*[self.ask] * bool(self.encoder), self.other), self.status, self.canvas, self.second,
-                widgets.Accordion([self.code], titles=["This view as code"])]
+        code = widgets.Accordion([self.code], titles=["This view as code"])
+        asked = _row(*[self.ask] * bool(self.encoder), self.other)
+        return [*choices, self.other], [*models, _row(*choices), words, asked, self.status, self.canvas, self.second, code]
+
+    def _click(self, trace, points):
+        "A click into a map goes there."
+        if points.xs: self.panel.seek(int(points.xs[0] // self.panel.clip_seconds))
+
+    def _hover(self, trace, points):
+        "What lies under the mouse, with its frame."
+        if not points.xs: return
+        clip, axis = int(points.xs[0] // self.panel.clip_seconds), trace.figure.layout.yaxis
+        row = dict(zip(axis.tickvals, axis.ticktext)).get(points.ys[0], "")
+        self.panel.peek(clip, f"· {row} <b>{trace.z[round(points.ys[0] - trace.y0)][clip]:.3f}</b>")
+
+    def _move(self, *_):
+        for canvas in (self.canvas, self.second): canvas.move(self.panel.seconds)
 
     @contextmanager
     def _hushed(self):
@@ -364,19 +389,30 @@ class _MapControls(_Explorer):
         try: yield
         finally: self.quiet = before
 
+    def _take_limits(self, *_):
+        "The slider starts from the colours that the values chose."
+        if self.auto.value or self.canvas.figure is None: return
+        axis = self.canvas.figure.layout.coloraxis
+        low, high = float(axis.cmin), float(axis.cmax)
+        span = max(high - low, 1e-6)
+        with self._hushed(), self.limits.hold_sync(), self.limits.hold_trait_notifications():
+            self.limits.min, self.limits.max, self.limits.step, self.limits.value = low - span, high + span, span / 100, (low, high)
+
 # %% ../../nbs/explore/71_widgets.ipynb #3650e1ed
 class _MapChoices(_MapControls):
     "What the choices mean, and which there are."
+    layers: dict = {}           # of the model: layer -> direction -> attention
+    asked: dict | None = None   # a query that was typed
+    opened = ""                 # code
 
     def _show(self):
         "The stage or attention that is chosen."
-        return self.stage.value if self.kind.value == "cosine" or not self.layers else self.layers[self.layer.value][self.direction.value]
+        return self.layers[self.layer.value][self.direction.value] if self.layers and self.kind.value == "attention" else self.stage.value
 
-    def _choices(self):
+    def _choices(self) -> dict[str, Any]:
         "The choices of the controls, as options of `view_figure`."
-        limits = {} if self.auto.value else dict(limits=tuple(self.limits.value))
-        return dict(show=self._show(), head=self.head.value if self.kind.value == "attention" and self.head.value >= 0 else None,
-                    how=self.scale.value, **limits)
+        head = self.head.value if self.kind.value == "attention" and self.head.value != -1 else None
+        return dict(show=self._show(), head=head, how=self.scale.value, **{} if self.auto.value else dict(limits=tuple(self.limits.value)))
 
     def _offer(self, traced):
         "Offer what the model has, and hide what does not apply."
@@ -389,15 +425,6 @@ class _MapChoices(_MapControls):
             _options(self.head, [("mean", -1), *((f"{h + 1}", h) for h in range(heads))])
         for control, wanted in {self.stage: not attention, self.layer: attention, self.direction: attention, self.head: attention,
                                 self.limits: not self.auto.value}.items(): control.layout.display = "" if wanted else "none"
-
-    def _take_limits(self, *_):
-        "The slider starts from the colours that the values chose."
-        if self.auto.value or self.canvas.figure is None: return
-        axis = self.canvas.figure.layout.coloraxis
-        low, high = float(axis.cmin), float(axis.cmax)
-        span = max(high - low, 1e-6)
-        with self._hushed(), self.limits.hold_sync(), self.limits.hold_trait_notifications():
-            self.limits.min, self.limits.max, self.limits.step, self.limits.value = low - span, high + span, span / 100, (low, high)
 
     def _code(self, names, item):
         "Code that draws the view again."
@@ -426,6 +453,8 @@ def encode_query(
 # %% ../../nbs/explore/71_widgets.ipynb #86f33644
 class _Maps(_MapChoices):
     "Runs the models and draws their maps."
+    models: dict
+    passes: OrderedDict
 
     def _item(self): return self.asked or self.panel.item
 
@@ -459,7 +488,7 @@ class _Maps(_MapChoices):
 
     def _draw_second(self, names):
         "The second query's map, if one is chosen."
-        if self.other.value < 0: return self.second.hide()
+        if self.other.value == -1: return self.second.hide()
         item = self.dataset[self.other.value]
         keep = [True] * len(item["text"])
         fig = self._figure({name: self._pass(name, item, keep) for name in names}, item, keep)
@@ -491,11 +520,10 @@ class HeatmapExplorer(_Maps):
         opened="",          # code that makes `models` and `dataset`, for "this view as code"
         active=True,        # False behind another tab: what nobody sees is not drawn
     ):
-        self.models, self.encoder, self.opened = models if isinstance(models, dict) else {"model": models}, encoder, opened
-        self.passes, self.layers, self.quiet, self.asked = OrderedDict(), {}, False, None
+        self.models, self.passes = models if isinstance(models, dict) else {"model": models}, OrderedDict()
+        self.encoder, self.opened = encoder, opened
         super().__init__(self.models, dataset, predictions, videos, panel, active)
-        self.panel.observe(self.take, "index")
-        self.panel.observe(lambda _: [canvas.move(self.panel.seconds) for canvas in (self.canvas, self.second)], "seconds")
+        self.ask.observe(self._asked, "value"); self.chips.observe(self.draw, "keep"); self.panel.observe(self.take, "index")
         self.take()
 
     def take(self, *_):
@@ -523,17 +551,6 @@ class HeatmapExplorer(_Maps):
         with self._hushed(): self._set_words()
         self.draw()
 
-    def _click(self, trace, points):
-        "A click into a map goes there."
-        if points.xs: self.panel.seek(int(points.xs[0] // self.panel.clip_seconds))
-
-    def _hover(self, trace, points):
-        "What lies under the mouse, with its frame."
-        if not points.xs: return
-        clip, axis = int(points.xs[0] // self.panel.clip_seconds), trace.figure.layout.yaxis
-        row = dict(zip(axis.tickvals, axis.ticktext)).get(points.ys[0], "")
-        self.panel.peek(clip, f"· {row} <b>{trace.z[round(points.ys[0] - trace.y0)][clip]:.3f}</b>")
-
 # %% ../../nbs/explore/71_widgets.ipynb #f2547a52
 class MomentExplorer(_Explorer):
     "True and predicted moments of one or several systems."
@@ -547,14 +564,15 @@ class MomentExplorer(_Explorer):
         active=True,  # False behind another tab
     ):
         super().__init__((), dataset, systems, videos, panel, active)
-        self.panel.observe(self.draw, "index"); self.panel.observe(lambda _: self.canvas.move(self.panel.seconds), "seconds")
+        self.panel.observe(self.draw, "index")
         self.draw()
 
     def _parts(self):
         self.top = widgets.IntSlider(3 if len(self.results) > 1 else 5, min=1, max=10, description="Windows")
-        self.top.observe(self.draw, "value")
         self.table, self.canvas = widgets.HTML(), Canvas(on_click=self._click)
-        return [_row(*self._switches(), self.top), self.canvas, self.table]
+        return [self.top], [_row(*self._switches(), self.top), self.canvas, self.table]
+
+    def _move(self, *_): self.canvas.move(self.panel.seconds)
 
     def _click(self, trace, points):
         "A click on a window goes to its start."
@@ -606,14 +624,14 @@ class RunExplorer(widgets.VBox):
 
     def _offer(self, *_):
         "What there is to see of a run or a table."
-        table = self.tables.get(self.which.value)
+        table = self.tables.get(str(self.which.value))
         _options(self.what, list(table["metrics"] if table else ("metrics", "losses", "everything")))
         self.draw()
 
     def draw(self, *_):
-        name, what, look = self.which.value, self.what.value, self.panel.look if self.panel else "light"
+        name, what, look = str(self.which.value), self.what.value, self.panel.look if self.panel else "light"
         if what is None or not self.active: return
-        table, log = self.tables.get(name), self.logs.get(name)
+        table, log = self.tables.get(name), self.logs.get(name, [])
         self.canvas.draw(ablation_figure(table, what, look) if table else curves_figure(log, _columns(log, what), look=look))
         self.note.value = _note(_seeds(table, what) if table else "Each plot has its own scale. The number is a loss's last value, "
                                 "or a metric's best and the epoch it came in.")
