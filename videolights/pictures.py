@@ -38,7 +38,8 @@ def template(
                 ticklabeloverflow="allow", tickcolor="rgba(0,0,0,0)", title_standoff=6, tickfont=small, title_font=name)
     return layout.Template(layout=dict(
         font=dict(family=FONT, size=12, color=c["ink"]), title=dict(font_size=15, x=0, xref="paper", xanchor="left"),
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor=c["plot"], xaxis=axis, yaxis=axis, annotationdefaults_font_color=c["ink"],
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor=c["plot"], xaxis=axis, yaxis=axis,
+        annotationdefaults_font_color=c["ink"],
         hoverlabel_font_family=FONT, margin=dict(l=8, r=8, t=48, b=40),
         legend=dict(orientation="h", x=1, xanchor="right", y=1, yanchor="bottom"),
         coloraxis_colorbar=dict(outlinewidth=0, thickness=10, tickfont=small, title_font=name)))
@@ -71,7 +72,8 @@ def picture(
 ):               # bytes
     "A figure as an image on white (Chromium draws it)."
     from plotly.graph_objects import Figure
-    return Figure(fig).update_layout(paper_bgcolor="white").to_image(kind, width=width, height=fig.layout.height, scale=scale)
+    return Figure(fig).update_layout(paper_bgcolor="white").to_image(kind, width=width, height=fig.layout.height,
+                                                                     scale=scale)
 
 
 def still(
@@ -81,13 +83,15 @@ def still(
     "A still picture, or a sentence where no browser is installed that could draw one."
     from IPython.display import Image
     try: return Image(picture(fig, width=width))
-    except Exception as e: print(f"figure of {len(fig.data)} traces; no picture without kaleido and Chromium ({type(e).__name__})")
+    except Exception as e:
+        print(f"figure of {len(fig.data)} traces; no picture without kaleido and Chromium ({type(e).__name__})")
 
 # %% ../nbs/core/03_pictures.ipynb #7df3ffb9
 def _truth_line(saliency, clip_seconds, x, y, first):
     "True saliency as a green step line with a white edge."
     steps = np.append(saliency, saliency[-1:]).astype("float32")
-    line = dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", legendgroup="saliency", xaxis=x, yaxis=y)
+    line = dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", legendgroup="saliency",
+                xaxis=x, yaxis=y)
     return [dict(line, name="", showlegend=False, line=dict(shape="hv", color="white", width=4.5)),
             dict(line, name="true saliency", showlegend=first, line=dict(shape="hv", color=TRUTH, width=2.2))]
 
@@ -95,25 +99,30 @@ def _truth_line(saliency, clip_seconds, x, y, first):
 def _bars(windows, predicted, x, y, edges=False):
     "Green bars above a panel, orange ones above those, and dotted edges through it where no line shows them."
     same = dict(xref=x, yref=f"{y} domain")
-    bar = lambda start, end, low, **look: dict(type="rect", x0=start, x1=end, ysizemode="pixel", yanchor=1, y0=low, y1=low + 4,
+    bar = lambda start, end, low, **look: dict(type="rect", x0=start, x1=end, ysizemode="pixel", yanchor=1, y0=low,
+                                               y1=low + 4,
                                                line_width=0, **look, **same)
     shapes = [bar(start, end, 1, fillcolor=TRUTH) for start, end in windows]
     shapes += [bar(start, end, 7, fillcolor=PREDICTED, opacity=_solid(score, .15)) for start, end, score in predicted]
     dots = dict(color="#222", width=1, dash="dot")
-    return shapes + [dict(type="line", x0=at, x1=at, y0=0, y1=1, line=dots, **same) for window in windows if edges for at in window]
+    return shapes + [dict(type="line", x0=at, x1=at, y0=0, y1=1, line=dots, **same) for window in windows if edges
+                     for at in window]
 
-
-def _solid(score, least): return least + (1 - least) * min(max(float(score), 0), 1)   # opacity: the surer, the more solid
+# %% ../nbs/core/03_pictures.ipynb #b8da1031
+# opacity: the surer, the more solid
+def _solid(score, least): return least + (1 - least) * min(max(float(score), 0), 1)
 
 
 def _cursor(at, x, y, colour):
     "A line that a widget can find by its name and move."
-    return dict(type="line", name="cursor", x0=at, x1=at, y0=0, y1=1, xref=x, yref=f"{y} domain", line=dict(color=colour, width=2))
+    return dict(type="line", name="cursor", x0=at, x1=at, y0=0, y1=1, xref=x, yref=f"{y} domain",
+                line=dict(color=colour, width=2))
 
 # %% ../nbs/core/03_pictures.ipynb #628ba493
 def _cells(name, z, sentence, clip_seconds, x, y):
     "One map, with the row of the sentence under it."
-    same = dict(type="heatmap", x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(name), hoverongaps=False,
+    same = dict(type="heatmap", x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(name),
+                hoverongaps=False,
                 xaxis=x, yaxis=y, hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
     values, empty = z.astype("float32"), np.isnan(z)
     if empty.any(): values = np.where(empty, None, values)   # JSON knows no nan
@@ -128,9 +137,9 @@ def _word_axis(words, gone, sentence):
     places, names = [*range(0, rows, every), *[rows + .3] * sentence], names + ["<i>sentence</i>"] * sentence
     return dict(range=[rows + (.85 if sentence else -.5), -.5], showgrid=False, tickvals=places, ticktext=names)
 
-
+# %% ../nbs/core/03_pictures.ipynb #b30da4b4
 def _colour_range(values):
-    "Where the colours end: nearly all values are inside, and zero is in the middle if the ends are about equally far from it."
+    "Where the colours end: nearly all values are inside; zero is in the middle if the ends are about as far from it."
     low, high = np.nanquantile(values, (.005, .995))
     far = max(-low, high)
     return (-far, far) if 0 < far < 3 * min(-low, high) else (low, max(high, low + 1e-6))
@@ -154,13 +163,15 @@ def axis_name(letter, k): return f"{letter}{k + 1}" if k else letter   # plotly'
 
 # %% ../nbs/core/03_pictures.ipynb #7317d7b9
 def _panel(k, rows, columns, gap, end, peak):
-    "The axes of panel k; time is shared by a column, and named under its last panel. Fixed margins save plotly a second drawing."
+    "The axes of panel k; a column shares its time. Fixed margins save plotly a second drawing."
     across, upright = panel_domain(k, rows, columns, .03, gap, .94)
-    x, y, over, last = axis_name("x", k), axis_name("y", 2 * k), axis_name("y", 2 * k + 1), (rows - 1) * columns + k % columns
+    x, y, over = axis_name("x", k), axis_name("y", 2 * k), axis_name("y", 2 * k + 1)
+    last = (rows - 1) * columns + k % columns
     shared = dict(title="seconds") if k == last else dict(matches=axis_name("x", last), showticklabels=False)
     return {f"xaxis{x[1:]}": dict(anchor=y, domain=across, range=[0, end], showgrid=False, automargin=False, **shared),
             f"yaxis{y[1:]}": dict(anchor=x, domain=upright, automargin=False),
-            f"yaxis{over[1:]}": dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak], automargin=False, visible=False)}
+            f"yaxis{over[1:]}": dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak],
+                                     automargin=False, visible=False)}
 
 
 def _heading(name, x, y, above):
@@ -186,27 +197,32 @@ def heat_map(
 ):                    # a plotly figure
     "Words by clips, map by map, on one scale of colours."
     maps = {name: np.asarray(z, float) for name, z in (maps if isinstance(maps, dict) else {"": maps}).items()}
-    columns = min(columns, len(maps))
-    rows, lines, clips = math.ceil(len(maps) / columns), len(words) + (1.35 if sentences else 0), next(iter(maps.values())).shape[1]
-    each, above = min(480, max(64, min(19, max(12, 200 / lines)) * lines)), 11 if len(predicted) else 5   # pixels
+    columns, clips = min(columns, len(maps)), next(iter(maps.values())).shape[1]
+    rows, lines = math.ceil(len(maps) / columns), len(words) + (1.35 if sentences else 0)
+    above = 11 if len(predicted) else 5                               # pixels of the bars over a map
+    each = min(480, max(64, min(19, max(12, 200 / lines)) * lines))   # of a map
     gap, top = 29 + above, (79 if title else 43) + above
     inner, peak = rows * each + (rows - 1) * gap, max(1e-9, np.max(1 if saliency is None else saliency))
-    axes = {name: axis for k in range(rows * columns) for name, axis in _panel(k, rows, columns, gap / inner, clips * clip_seconds, peak).items()}
-    traces, shapes, headings = [], [], []
+    axes, traces, shapes, headings = {}, [], [], []
+    for k in range(rows * columns): axes |= _panel(k, rows, columns, gap / inner, clips * clip_seconds, peak)
     for k, (name, z) in enumerate(maps.items()):
         x, y = axis_name("x", k), axis_name("y", 2 * k)
-        axes[f"yaxis{y[1:]}"].update(_word_axis(words, np.isnan(z).all(1), bool(sentences)), showticklabels=k % columns == 0)
+        rows_of_map = _word_axis(words, np.isnan(z).all(1), bool(sentences))
+        axes[f"yaxis{y[1:]}"].update(rows_of_map, showticklabels=k % columns == 0)
         traces += _cells(name, z, sentences and sentences[name], clip_seconds, x, y)
-        if saliency is not None: traces += _truth_line(np.asarray(saliency), clip_seconds, x, axis_name("y", 2 * k + 1), k == 0)
+        if saliency is not None:
+            traces += _truth_line(np.asarray(saliency), clip_seconds, x, axis_name("y", 2 * k + 1), k == 0)
         found = predicted.get(name, ()) if isinstance(predicted, dict) else predicted
         shapes += _bars([] if windows is None else windows, found, x, y, edges=saliency is None)
         if cursor is not None: shapes.append(_cursor(cursor, x, y, "#111"))
         if name: headings.append(_heading(name, x, y, above))
     low, high = limits or _colour_range(np.concatenate([np.ravel(z) for z in maps.values()]))
     longest = max(min(len(str(w)), 18) for w in (*words, *["sentence"] * bool(sentences)))
-    colours = dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top"))
-    return plot(traces, look, **axes, title_text=label(title, 110), height=inner + top + 44, shapes=shapes, annotations=headings,
-                margin=dict(l=14 + 6.4 * longest, t=top, b=44), legend=dict(y=1 + (14 if columns == 1 else above + 20) / inner), coloraxis=colours)
+    bar = dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
+    legend = dict(y=1 + (14 if columns == 1 else above + 20) / inner)
+    return plot(traces, look, **axes, title_text=label(title, 110), height=inner + top + 44, shapes=shapes,
+                annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=44), legend=legend,
+                coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar))
 
 # %% ../nbs/core/03_pictures.ipynb #5619e570
 def image_bytes(
@@ -245,12 +261,15 @@ class _Row(NamedTuple):
 def _strip(frames, duration, wide=84., most=90):
     "Frames side by side."
     step, tall = duration / len(frames), wide * np.shape(frames[0])[0] / np.shape(frames[0])[1]
-    same = dict(xref="x", yref="y domain", y=.5, sizex=.97 * step, sizey=1, xanchor="center", yanchor="middle", sizing="contain", layer="above")
-    images = [dict(source=image_uri(frame), x=at, **same) for frame, at in zip(frames, thumbnail_times(duration, len(frames)))]
-    nothing = dict(type="scatter", x=[0], y=[0], mode="markers", opacity=0, showlegend=False, hoverinfo="skip")   # a row needs a trace
+    same = dict(xref="x", yref="y domain", y=.5, sizex=.97 * step, sizey=1, xanchor="center", yanchor="middle",
+                sizing="contain", layer="above")
+    times = thumbnail_times(duration, len(frames))
+    images = [dict(source=image_uri(frame), x=at, **same) for frame, at in zip(frames, times)]
+    # a row needs a trace
+    nothing = dict(type="scatter", x=[0], y=[0], mode="markers", opacity=0, showlegend=False, hoverinfo="skip")
     return _Row(min(most, max(40, tall)), [nothing], dict(visible=False), images=images)
 
-
+# %% ../nbs/core/03_pictures.ipynb #68385319
 def _rows(rows, duration, title, look, shapes, above=34, **layout):
     "Rows below each other; `shapes` are those of one row, by its axes."
     heights, traces, images, notes, drawn, axes = [r.height for r in rows], [], [], [], [], {}
@@ -264,8 +283,10 @@ def _rows(rows, duration, title, look, shapes, above=34, **layout):
         notes += [dict(note, xref=f"{x} domain", yref=y) for note in row.notes]
         images, drawn = images + row.images, drawn + shapes(x, y)
     above += 38 * bool(title)
-    return plot(traces, look, **axes, title_text=label(title, 110), height=inner + above + 44, shapes=drawn, annotations=notes, images=images,
-                legend=dict(y=1 + 6 / inner), barmode="overlay", **dict(layout, margin=dict(layout.get("margin", {}), t=above, b=44)))
+    return plot(traces, look, **axes, title_text=label(title, 110), height=inner + above + 44, shapes=drawn,
+                annotations=notes, images=images,
+                legend=dict(y=1 + 6 / inner), barmode="overlay",
+                **dict(layout, margin=dict(layout.get("margin", {}), t=above, b=44)))
 
 # %% ../nbs/core/03_pictures.ipynb #06585cb0
 def film_strip(
@@ -292,7 +313,7 @@ def _lane(name, start, end, score, k, windows, colour):
                hovertemplate=f"{label(name)}: {start:.1f}-{end:.1f} s, confidence {text}<extra></extra>")
     return bar, dict(x=1, y=k, text=text, showarrow=False, xanchor="left", xshift=6, font_size=11)
 
-
+# %% ../nbs/core/03_pictures.ipynb #1484a7b7
 def _lanes(windows, predicted, looks):
     "True windows in a lane, predicted ones in a lane each, most confident first."
     bars, names, notes = [], ["true"], []
@@ -314,11 +335,13 @@ def _curves(saliency, curves, looks, clip_seconds):
     same, traces = dict(type="scatter", dx=clip_seconds, mode="lines", hoverinfo="skip"), []
     if saliency is not None:
         share = np.asarray(saliency, "float32") / max(1e-9, np.max(saliency))
-        traces.append(dict(same, x0=0, y=np.append(share, share[-1]), name="true saliency", fill="tozeroy", fillcolor="rgba(0,158,115,.22)",
+        traces.append(dict(same, x0=0, y=np.append(share, share[-1]), name="true saliency", fill="tozeroy",
+                           fillcolor="rgba(0,158,115,.22)",
                            line=dict(color=TRUTH, width=2, shape="hv")))
     for name, values in curves.items():
         colour, dash = looks[name]
-        traces.append(dict(same, x0=clip_seconds / 2, y=np.asarray(values, "float32"), name=f"{label(name, 24)} saliency",
+        traces.append(dict(same, x0=clip_seconds / 2, y=np.asarray(values, "float32"),
+                           name=f"{label(name, 24)} saliency",
                            line=dict(color=colour, width=2, dash=dash)))
     return _Row(110, traces, dict(range=[-.03, 1.08], tickvals=[0, .5, 1], title="saliency"))
 
@@ -344,6 +367,8 @@ def timeline(
     rows.append(_lanes(windows, shown, looks))
     if saliency is not None or curves: rows.append(_curves(saliency, curves, looks, clip_seconds))
     def shapes(x, y):
-        band = dict(type="rect", y0=0, y1=1, xref=x, yref=f"{y} domain", fillcolor=TRUTH, opacity=.10, line_width=0, layer="below")
-        return [dict(band, x0=start, x1=end) for start, end in windows] + [_cursor(at, x, y, _LOOKS[look]["ink"]) for at in [cursor] if at is not None]
+        band = dict(type="rect", y0=0, y1=1, xref=x, yref=f"{y} domain", fillcolor=TRUTH, opacity=.10, line_width=0,
+                    layer="below")
+        return [dict(band, x0=start, x1=end) for start, end in windows] + [_cursor(at, x, y, _LOOKS[look]["ink"])
+                                                                           for at in [cursor] if at is not None]
     return _rows(rows, duration, title, look, shapes, margin=dict(r=100))

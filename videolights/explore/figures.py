@@ -32,10 +32,13 @@ def figure1(
     for name, maps in models.items():
         wrong = [s for s in first if np.shape(maps.get(s, ())) != np.shape(first[s])]
         if wrong:
-            raise InputError(f"{name}: has no map of {wrong[0]} with as many words and clips as the first model; compare models of the same features")
-    panels = lambda every: {f"{name}: {stage}" if len(models) > 1 else stage: every[name][stage] for name in models for stage in first}
+            raise InputError(f"{name}: has no map of {wrong[0]} with as many words and clips as the first model; "
+                             "compare models of the same features")
+    title = lambda name, stage: f"{name}: {stage}" if len(models) > 1 else stage
+    panels = lambda every: {title(name, stage): every[name][stage] for name in models for stage in first}
     found = panels({name: dict.fromkeys(first, predicted.get(name, ())) for name in models}) if predicted else ()
-    return heat_map(panels(models), words, clip_seconds, saliency, windows, sentences and panels(sentences), columns=len(first),
+    return heat_map(panels(models), words, clip_seconds, saliency, windows, sentences and panels(sentences),
+                    columns=len(first),
                     predicted=found, **options)
 
 # %% ../../nbs/explore/70_figures.ipynb #c2907009
@@ -47,7 +50,8 @@ def figure3(
     **options,     # of `heat_map`
 ):                 # a plotly figure
     "Linear projection, convolutions, refinement (Figure 3 of the paper)."
-    return heat_map({"linear projection": linear, "convolutions": convolution, "refinement": refinement}, *given, **{"columns": 3, **options})
+    return heat_map({"linear projection": linear, "convolutions": convolution, "refinement": refinement}, *given,
+                    **{"columns": 3, **options})
 
 
 def figure5(
@@ -67,9 +71,11 @@ def figure6(
     *given,          # windows, saliency, frames, title, top, look, cursor of `timeline`
     **options,       # the same, by name
 ):                   # a plotly figure
-    "A video from left to right: frames, the true moments and each system's, the true saliency and each system's (Figure 6 of the paper)."
-    curves = {name: unit_saliency(np.asarray(scores, "float32")) for name, (_, scores) in systems.items() if scores is not None}
-    return timeline(duration, clip_seconds, {name: found for name, (found, _) in systems.items()}, *given, curves=curves, **options)
+    "A video from left to right: frames, moments and saliency, the true ones and each system's (Figure 6 of the paper)."
+    curves = {name: unit_saliency(np.asarray(scores, "float32")) for name, (_, scores) in systems.items()
+              if scores is not None}
+    return timeline(duration, clip_seconds, {name: found for name, (found, _) in systems.items()}, *given,
+                    curves=curves, **options)
 
 # %% ../../nbs/explore/70_figures.ipynb #24363057
 def _series(rows, name):
@@ -85,12 +91,14 @@ def _small_plot(name, epochs, values, x, y):
         mark = len(values) - 1 if loss else int(np.argmax(values))
         said = f"{values[mark]:.3g}" + ("" if loss else f" at {epochs[mark]:g}")
         same = dict(type="scatter", xaxis=x, yaxis=y)
-        traces = [dict(same, x=epochs, y=values.astype("float32"), mode="lines", line=dict(color=CURVE, width=2), name=label(name),
-                       hovertemplate="epoch %{x}: %{y:.4g}<extra></extra>"),
-                  dict(same, x=epochs[mark:mark + 1], y=values[mark:mark + 1], mode="markers", marker=dict(color=CURVE, size=7), hoverinfo="skip")]
+        traces = [dict(same, x=epochs, y=values.astype("float32"), mode="lines", line=dict(color=CURVE, width=2),
+                       name=label(name), hovertemplate="epoch %{x}: %{y:.4g}<extra></extra>"),
+                  dict(same, x=epochs[mark:mark + 1], y=values[mark:mark + 1], mode="markers",
+                       marker=dict(color=CURVE, size=7), hoverinfo="skip")]
     short = label(name.removeprefix("loss_").replace("_", " "), 24)
     at = dict(xref=f"{x} domain", yref=f"{y} domain", y=1, yanchor="bottom", yshift=4, showarrow=False)
-    return traces, [dict(at, text=f"<b>{short}</b>", x=0, xanchor="left", font_size=12), dict(at, text=said, x=1, xanchor="right", font_size=11)]
+    return traces, [dict(at, text=f"<b>{short}</b>", x=0, xanchor="left", font_size=12),
+                    dict(at, text=said, x=1, xanchor="right", font_size=11)]
 
 # %% ../../nbs/explore/70_figures.ipynb #ccacb48d
 def curves_figure(
@@ -123,9 +131,11 @@ def ranking_figure(
     "The overlap of every query, best to worst."
     ious = np.sort(np.asarray(ious, float))[::-1]
     share = 100 * (np.arange(len(ious)) + .5) / max(1, len(ious))
-    curve = dict(x=share.astype("float32"), y=ious.astype("float32"), mode="lines", line=dict(color=CURVE, width=2), fill="tozeroy",
-                 fillcolor="rgba(74,127,201,.15)", hovertemplate="%{x:.0f} % of the queries reach IoU %{y:.2f}<extra></extra>")
-    point = dict(mode="markers", cliponaxis=False, hoverinfo="skip", marker=dict(color=PREDICTED, size=9, line=dict(color="white", width=1.5)))
+    curve = dict(x=share.astype("float32"), y=ious.astype("float32"), mode="lines", line=dict(color=CURVE, width=2),
+                 fill="tozeroy", fillcolor="rgba(74,127,201,.15)",
+                 hovertemplate="%{x:.0f} % of the queries reach IoU %{y:.2f}<extra></extra>")
+    point = dict(mode="markers", cliponaxis=False, hoverinfo="skip",
+                 marker=dict(color=PREDICTED, size=9, line=dict(color="white", width=1.5)))
     points = [dict(point, x=[share[place]], y=[ious[place]]) for place, _ in marks]
     notes = [dict(x=share[place], y=ious[place], text=label(name, 24), showarrow=False, yshift=13, font_size=11,
                   xanchor="left" if share[place] < 50 else "right") for place, name in marks]
@@ -135,18 +145,21 @@ def ranking_figure(
 
 # %% ../../nbs/explore/70_figures.ipynb #0b6d6891
 def ablation_figure(
-    table,           # as `videolights ablate` writes it (table.json): rows: name -> values: metric -> one number per seed
+    table,           # table.json of `videolights ablate`: rows: name -> values: metric -> one number per seed
     metric,          # which metric
     look="light",    # "light" or "dark"
 ):                   # a plotly figure
     "Every seed of every row of an ablation, for one metric."
     rows = {name: np.asarray(r["values"].get(metric, ()), float) for name, r in table["rows"].items()}
-    points = [dict(x=values, y=[k] * len(values), mode="markers", marker=dict(color=PREDICTED, size=9, opacity=.75),
-                   hovertemplate=label(name) + ": %{x:.2f}<extra></extra>") for k, (name, values) in enumerate(rows.items())]
-    means = [dict(type="line", x0=values.mean(), x1=values.mean(), y0=k - .32, y1=k + .32, line=dict(color=CURVE, width=3))
+    point = dict(mode="markers", marker=dict(color=PREDICTED, size=9, opacity=.75))
+    points = [dict(point, x=values, y=[k] * len(values), hovertemplate=label(name) + ": %{x:.2f}<extra></extra>")
+              for k, (name, values) in enumerate(rows.items())]
+    means = [dict(type="line", x0=values.mean(), x1=values.mean(), y0=k - .32, y1=k + .32,
+                  line=dict(color=CURVE, width=3))
              for k, values in enumerate(rows.values()) if len(values)]
     names = dict(tickvals=list(range(len(rows))), ticktext=[label(n, 34) for n in rows], range=[len(rows) - .4, -.6])
-    return plot(points, look, shapes=means, xaxis_title=label(metric), yaxis=names, height=70 + 26 * len(rows), margin=dict(t=12), showlegend=False)
+    return plot(points, look, shapes=means, xaxis_title=label(metric), yaxis=names, height=70 + 26 * len(rows),
+                margin=dict(t=12), showlegend=False)
 
 # %% ../../nbs/explore/70_figures.ipynb #651ce3f4
 def save_figure(

@@ -27,7 +27,8 @@ def word_clip_similarity(
     text,   # (N, d) words
 ):          # (N, L) cosines in [-1, 1]; a zero vector matches nothing
     "Cosine of every word with every clip."
-    video, text = (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in (np.float64(video), np.float64(text)))
+    video, text = (x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+                   for x in (np.float64(video), np.float64(text)))
     return np.clip(text @ video.T, -1, 1)
 
 # %% ../../nbs/explore/69_heatmaps.ipynb #3941d949
@@ -60,7 +61,8 @@ def word_labels(
 ):         # N strings
     "A label for every row of a heat map."
     rows, query = len(item["text"]), str(item.get("query", ""))
-    ways = [list(item.get("words") or []), query.split(), re.findall(r"[\w'/&#-]+|[.,!?()]", query), re.findall(r"[\w'-]+", query)]
+    ways = [list(item.get("words") or []), query.split(), re.findall(r"[\w'/&#-]+|[.,!?()]", query),
+            re.findall(r"[\w'-]+", query)]
     for words in ways:
         if words and len(words) == rows: return [str(w) for w in words]
     for words in ways[1:]:
@@ -82,7 +84,8 @@ class Traced:
     clip_seconds: float     # length of a clip, s
 
     @property
-    def nbytes(self): return sum(x.nbytes for x in [*self.attention.values(), *(x for pair in self.stages.values() for x in pair)])
+    def nbytes(self):
+        return sum(x.nbytes for x in [*self.attention.values(), *(x for pair in self.stages.values() for x in pair)])
 
     @property
     def windows(self): return self.slots[np.argsort(-self.slots[:, 2], kind="stable")]   # (Q, 3) most confident first
@@ -108,7 +111,7 @@ def _check_columns(config, **given):
             raise InputError(f"{what} have {np.shape(x)[1]} columns, the model reads {getattr(config, wanted)}; "
                              "open the data set with the sources that it was trained on")
 
-
+# %% ../../nbs/explore/69_heatmaps.ipynb #d23887d2
 def _run_torch(model, video, text):
     "One pass in PyTorch, in evaluation mode: what `Runtime.trace` gives, as numpy arrays."
     import torch
@@ -126,7 +129,8 @@ def _run_torch(model, video, text):
     finally: model.train(training)
     spans, logits, saliency = map(array, traced["output"])
     return SimpleNamespace(stages={s: (array(traced[s].video), array(traced[s].text)) for s in STAGES if s in traced},
-                           attention={name: array(w) for name, w in weights.items()}, spans=spans, scores=foreground(logits), saliency=saliency)
+                           attention={name: array(w) for name, w in weights.items()}, spans=spans,
+                           scores=foreground(logits), saliency=saliency)
 
 # %% ../../nbs/explore/69_heatmaps.ipynb #f293d644
 def trace_query(
@@ -143,9 +147,11 @@ def trace_query(
     video, text = item["video"], np.asarray(item["text"])[kept]
     found = _run_torch(model, video, text) if hasattr(model, "parameters") else model.trace(video, text)
     in_order = -np.arange(len(found.spans))   # slots stay in theirs
-    windows = windows_from_spans(found.spans, in_order, len(video) * clip_seconds, clip_seconds if on_whole_clips(protocol) else None)
+    grid = clip_seconds if on_whole_clips(protocol) else None
+    windows = windows_from_spans(found.spans, in_order, len(video) * clip_seconds, grid)
     words = [w for w, k in zip(word_labels(item), kept) if k]
-    return Traced(found.stages, found.attention, np.column_stack((windows[:, :2], found.scores)), found.saliency, words, clip_seconds)
+    return Traced(found.stages, found.attention, np.column_stack((windows[:, :2], found.scores)), found.saliency, words,
+                  clip_seconds)
 
 # %% ../../nbs/explore/69_heatmaps.ipynb #6b326b49
 def with_gaps(
@@ -176,7 +182,8 @@ def cosine_map(
     return Map(word_clip_similarity(video, text), traced.words, "cosine", sentence_line(video, text))
 
 # %% ../../nbs/explore/69_heatmaps.ipynb #142c3a2f
-_DIRECTIONS = {"t2v": "clips read words (text → video)", "v2t": "words read clips (video → text)", "joint": "clips read words that saw clips",
+_DIRECTIONS = {"t2v": "clips read words (text → video)", "v2t": "words read clips (video → text)",
+               "joint": "clips read words that saw clips",
                "itself": "clips read clips", "": "clips read clips", "clips": "slots read clips"}
 
 
@@ -205,8 +212,8 @@ def attention_map(
     elif which == "v2t": rows = traced.words
     elif part == "decoder":
         order = np.argsort(-traced.slots[:, 2], kind="stable")
-        w, rows = w[order][:, :clips], [f"{score:.2f}: {start:.4g}-{end:.4g} s" for start, end, score in traced.slots[order]]
-    elif part == "encoder":       # a global token reads first where there is one, and words come last where they are encoded too
+        w, rows = w[order][:, :clips], [f"{p:.2f}: {start:.4g}-{end:.4g} s" for start, end, p in traced.slots[order]]
+    elif part == "encoder":   # a global token reads first, if there is one, and words last, if they are encoded too
         token = ["global token"] * (len(w) == clips + 1)
         w, rows = pool_rows(w[:, len(token):][:, :clips], [*token, *times, *traced.words][:len(w)])
     else: w, rows = pool_rows(w, times)
@@ -257,15 +264,19 @@ def load_traced(
     "Read a pass from a file."
     try:
         with np.load(path, allow_pickle=False) as file: found = dict(file)
-        stages = {n.split("/")[1]: (x, found[n.replace("/video", "/text")]) for n, x in found.items() if n.startswith("stage/") and n.endswith("/video")}
+        stages = {n.split("/")[1]: (x, found[n.replace("/video", "/text")]) for n, x in found.items()
+                  if n.startswith("stage/") and n.endswith("/video")}
         attention = {n.split("/")[1]: x for n, x in found.items() if n.startswith("attention/")}
-        return Traced(stages, attention, found["slots"], found["saliency"], found["words"].tolist(), float(found["clip_seconds"]))
-    except FileNotFoundError: raise InputError(f"{path}: no such file; save the pass with `save_traced` first") from None
+        return Traced(stages, attention, found["slots"], found["saliency"], found["words"].tolist(),
+                      float(found["clip_seconds"]))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; save the pass with `save_traced` first") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: is not a saved pass ({e}); write it again with `save_traced`") from None
 
 
 def _saved(path, item, keep):
     "The saved pass of an item."
-    if keep is not None and not np.all(keep): raise InputError(f"{path}: saved arrays cannot be run again with other words; open the model itself")
+    if keep is not None and not np.all(keep):
+        raise InputError(f"{path}: saved arrays cannot be run again with other words; open the model itself")
     return load_traced(path / f"qid{item['qid']}.npz" if path.is_dir() else path)

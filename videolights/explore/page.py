@@ -51,7 +51,7 @@ def open_model(
     from videolights.model.videolights import load
     return load(path)
 
-
+# %% ../../nbs/explore/73_page.ipynb #86633cfe
 def read_predictions(
     path,  # JSON lines, perhaps gzipped
 ):         # rows
@@ -61,10 +61,11 @@ def read_predictions(
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, path.stem)
         try: plain.write_bytes(gzip.decompress(path.read_bytes()))
-        except (OSError, EOFError) as e: raise InputError(f"{path}: cannot be read ({e}); check the path, or unpack the file first") from None
+        except (OSError, EOFError) as e:
+            raise InputError(f"{path}: cannot be read ({e}); check the path, or unpack the file first") from None
         return read_jsonl(plain)
 
-
+# %% ../../nbs/explore/73_page.ipynb #ca90cc84
 def open_dataset(
     path,                # a data set's YAML file, or annotations as JSON lines
     split="",            # one of its splits; "" takes val where there is one, else the first
@@ -91,15 +92,16 @@ def progress(
 
 class _Part:
     "Some queries of a data set, as a data set."
-    def __init__(self, dataset, start, stop): self.dataset, self.start, self.annotations = dataset, start, dataset.annotations[start:stop]
+    def __init__(self, dataset, start, stop):
+        self.dataset, self.start, self.annotations = dataset, start, dataset.annotations[start:stop]
 
     def __len__(self): return len(self.annotations)
 
     def __getitem__(self, i): return self.dataset[self.start + i]
 
-
+# %% ../../nbs/explore/73_page.ipynb #cce1fbb6
 def _predictions(path, model, dataset, step=64):
-    "The predictions that a run left for this split, or fresh ones, with a progress bar that moves every `step` queries."
+    "The predictions that a run left for this split, or fresh ones; a progress bar moves every `step` queries."
     kept = Path(path, f"predictions_{dataset.split}.jsonl")
     rows = read_jsonl(kept) if kept.exists() else []
     if {r["qid"] for r in rows} == {a["qid"] for a in dataset.annotations}: return rows
@@ -147,7 +149,7 @@ def videos_of(
     if videos and not folder.is_dir(): raise InputError(f"{videos}: no such folder of videos; check the path")
     return folder if folder.is_dir() else None
 
-
+# %% ../../nbs/explore/73_page.ipynb #4cc01732
 def explorer_page(
     names,         # see `open_all`
     dataset,       # see `open_dataset`
@@ -155,9 +157,11 @@ def explorer_page(
     **choices,     # split, protocol, clip_seconds of `open_all`
 ):                 # a widget
     "All explorers that fit what is opened, around one choice of a query."
-    from videolights.explore.widgets import HeatmapExplorer, MomentExplorer, QueryPanel, RunExplorer, in_tabs, results_of, side_by_side
+    from videolights.explore.widgets import HeatmapExplorer, MomentExplorer, RunExplorer
+    from videolights.explore.widgets import QueryPanel, in_tabs, results_of, side_by_side
     opened = open_all(names, dataset, **choices)
-    panel = QueryPanel(opened.dataset, results_of(opened.systems, opened.dataset.annotations), videos_of(opened.dataset, videos))
+    panel = QueryPanel(opened.dataset, results_of(opened.systems, opened.dataset.annotations),
+                       videos_of(opened.dataset, videos))
     given = ", ".join([repr([str(n) for n in names]), repr(str(dataset)), *(f"{k}={v!r}" for k, v in choices.items())])
     code = (f"from videolights.explore.page import open_all\nopened = open_all({given})\n"
             "models, dataset, encoder = opened.models, opened.dataset, opened.encoder")
@@ -186,7 +190,7 @@ def write_notebook(
     write_text(path, writes(v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel, title="VideoLights"))))
     return path
 
-
+# %% ../../nbs/explore/73_page.ipynb #b2a332cd
 def serve_explorer(
     names,          # see `open_all`
     dataset,        # see `open_dataset`
@@ -200,7 +204,8 @@ def serve_explorer(
     absolute = lambda p: str(Path(p).resolve())
     videos_of(open_all(names, dataset, answers=False, **choices).dataset, videos)
     with tempfile.TemporaryDirectory() as folder:
-        notebook = write_notebook(Path(folder, "explore.ipynb"), names=[absolute(n) for n in names], dataset=absolute(dataset),
+        notebook = write_notebook(Path(folder, "explore.ipynb"), names=[absolute(n) for n in names],
+                                  dataset=absolute(dataset),
                                   videos=videos and absolute(videos), **choices)
         options = [f"--port={port}", "--Voila.ip=127.0.0.1", "--VoilaConfiguration.allow_theme_override=YES"]
         Voila.launch_instance([str(notebook), *options, *["--no-browser"] * (not browser)])
@@ -218,8 +223,9 @@ def _plain(fig):
             kept[key] = values.tolist()
     return raw
 
-
-_ATTENTION = {".t2v": "attention, text → video", ".v2t": "attention, video → text", ".clips": "attention of the moment slots"}
+# %% ../../nbs/explore/73_page.ipynb #b49a09c5
+_ATTENTION = {".t2v": "attention, text → video", ".v2t": "attention, video → text",
+              ".clips": "attention of the moment slots"}
 
 
 def _views(models, item, data):
@@ -237,9 +243,12 @@ def _record(row, opened, results, video):
     item, seconds = opened.dataset[row["index"]], opened.dataset.data.clip_seconds
     found = {name: rows[row["index"]] for name, rows in results.items() if row["index"] in rows}
     systems = {name: (answer["windows"], answer["saliency"]) for name, answer in found.items()}
-    timeline = figure6(item["duration"], seconds, systems, item["windows"], item["saliency"], top=5 if len(systems) == 1 else 2)
-    return dict(query=str(item["query"]), vid=str(item["vid"]), qid=str(item["qid"]), iou=None if np.isnan(row["iou"]) else round(row["iou"], 2),
-                outcome=(f"{next(iter(systems))}: " if len(systems) > 1 else "") + outcome(row), video=video, timeline=_plain(timeline),
+    timeline = figure6(item["duration"], seconds, systems, item["windows"], item["saliency"], top=5 if len(systems) == 1
+                       else 2)
+    return dict(query=str(item["query"]), vid=str(item["vid"]), qid=str(item["qid"]), iou=None if np.isnan(row["iou"])
+                else round(row["iou"], 2),
+                outcome=(f"{next(iter(systems))}: " if len(systems) > 1 else "") + outcome(row), video=video,
+                timeline=_plain(timeline),
                 maps={name: _plain(fig) for name, fig in _views(opened.models, item, opened.dataset.data).items()})
 
 # %% ../../nbs/explore/73_page.ipynb #b2b6d997
@@ -251,7 +260,7 @@ def _fit(records, most=2_000_000):
         records = [records[round(k)] for k in np.linspace(0, len(records) - 1, wanted)]
     return records
 
-
+# %% ../../nbs/explore/73_page.ipynb #9240a44c
 def write_explorer(
     path,          # HTML file to write
     opened,        # Opened
@@ -261,12 +270,17 @@ def write_explorer(
     "Write the explorer as one HTML file."
     from markupsafe import Markup
     annotations, videos = opened.dataset.annotations, videos_of(opened.dataset, videos)
-    results = {name: {r["index"]: r for r in per_query_rows(rows, annotations)} for name, rows in opened.systems.items()}
+    by_index = lambda rows: {r["index"]: r for r in per_query_rows(rows, annotations)}
+    results = {name: by_index(rows) for name, rows in opened.systems.items()}
     first = [*next(iter(results.values()), {}).values()]
-    if not first: raise InputError(f"{path}: no prediction fits a query of {opened.dataset.data.name}; are these predictions of another split?")
+    if not first:
+        raise InputError(f"{path}: no prediction fits a query of {opened.dataset.data.name}; "
+                         "are these predictions of another split?")
     chosen = [row for _, row in choose_examples(first, [(str(i), i / max(1, count - 1)) for i in range(count)])][::-1]
     link = lambda found: found and quote(os.path.relpath(found, Path(path).parent).replace(os.sep, "/"))
-    records = _fit([_record(row, opened, results, link(find_video(videos, row["vid"]))) for row in progress(chosen, "drawing")])
+    records = _fit([_record(row, opened, results, link(find_video(videos, row["vid"])))
+                    for row in progress(chosen, "drawing")])
     title = f"{', '.join(opened.systems)} on {opened.dataset.data.name}"
-    write_text(path, render("explorer.html", title=title, count=len(records), maps=records[0]["maps"], records=Markup(deflate(json.dumps(records)))))
+    write_text(path, render("explorer.html", title=title, count=len(records), maps=records[0]["maps"],
+                            records=Markup(deflate(json.dumps(records)))))
     return Path(path)

@@ -56,7 +56,7 @@ def rank_sentence(
     others = ", ".join(f"{n:,} {how}" for how, n in counts.items() if n)
     return f"{why} How the other {len(ious) - 1:,} queries overlap: {others}.".strip()
 
-
+# %% ../../nbs/explore/72_report.ipynb #d548d40c
 def outcome(
     row,  # of `per_query_rows`
 ):        # a sentence or two
@@ -81,8 +81,10 @@ def lifts_sentence(
     values = ", ".join(f"{round(v, 2) + 0.0:+.2f} after {s}" for s, v in known.items())
     first, *_, last = [*known.values()] * 2
     verdict = ("the stages bring the sentence and its moment together" if last - first > .05 else
-               "the stages drive the sentence and its moment apart" if last - first < -.05 else "the stages change little here")
-    return f"Cosine of the whole sentence with the clips inside the true moment, minus that outside: {values}; {verdict}."
+               "the stages drive the sentence and its moment apart" if last - first < -.05
+               else "the stages change little here")
+    return ("Cosine of the whole sentence with the clips inside the true moment, minus that outside: "
+            f"{values}; {verdict}.")
 
 # %% ../../nbs/explore/72_report.ipynb #1722abe8
 _MEANINGS = [(r"R1@([\d.]+)$", "queries whose top window overlaps the truth with IoU {0} or more, %"),
@@ -90,16 +92,18 @@ _MEANINGS = [(r"R1@([\d.]+)$", "queries whose top window overlaps the truth with
              (r"^MR.*mAP@([\d.]+)$", "mean average precision of the windows at IoU {0}, %"),
              (r"^MR.*mAP$", "mean average precision of the windows over IoU 0.5 to 0.95, %"),
              (r"^HL.*-([A-Z]\w+)-mAP$", "mean average precision of the saliency, clips rated {0} or better, %"),
-             (r"^HL.*-([A-Z]\w+)-Hit1$", "videos whose most salient clip is rated {0} or better, %"), (r"mAP", "mean average precision, %")]
+             (r"^HL.*-([A-Z]\w+)-Hit1$", "videos whose most salient clip is rated {0} or better, %"),
+             (r"mAP", "mean average precision, %")]
 
 
 def meaning(
     name,  # of a metric
 ):         # what it measures, "" if unknown
     "A metric in words."
-    return next((words.format(*found.groups()) for pattern, words in _MEANINGS if (found := re.search(pattern, name))), "")
+    found = ((words, re.search(pattern, name)) for pattern, words in _MEANINGS)
+    return next((words.format(*match.groups()) for words, match in found if match), "")
 
-
+# %% ../../nbs/explore/72_report.ipynb #a73da928
 def headlines(
     brief,     # dict of metrics
     protocol,  # one of config's PROTOCOLS
@@ -136,10 +140,12 @@ def render(
     "A self-contained page."
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    pages = Environment(loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages = Environment(loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+                        lstrip_blocks=True)
     pages.filters["deflated"] = lambda text: Markup(deflate(text))
     looks = json.dumps({look: template(look).to_plotly_json() for look in ("light", "dark")})
-    return pages.get_template(name).render(context, font=FONT, looks=Markup(looks), plotly=Markup(packed_plotly()), meaning=meaning,
+    return pages.get_template(name).render(context, font=FONT, looks=Markup(looks), plotly=Markup(packed_plotly()),
+                                           meaning=meaning,
                                            static=lambda name: Markup((STATIC / name).read_text(encoding="utf-8")))
 
 # %% ../../nbs/explore/72_report.ipynb #919e34f1
@@ -152,14 +158,15 @@ def _inside(windows, clips, clip_seconds):
 def _stage_maps(item, features, windows, clip_seconds):
     "The heat maps of an example, and what the stages did."
     features = {s: features[s] for s in ("projection", "refinement", "fusion") if s in features}
-    cosines, lines = ({s: compare(*pair) for s, pair in features.items()} for compare in (word_clip_similarity, sentence_line))
+    cosines, lines = ({s: compare(*pair) for s, pair in features.items()}
+                      for compare in (word_clip_similarity, sentence_line))
     names = {s: f"{s}, mean cosine {c.mean():.2f}" for s, c in cosines.items()}
     maps, sentences = ({names[s]: contrast(x) for s, x in of.items()} for of in (cosines, lines))
     fig = heat_map(maps, word_labels(item), clip_seconds, item["saliency"], windows, sentences, unit="contrast")
     inside = _inside(windows, len(item["video"]), clip_seconds)
     return fig, lifts_sentence({s: lift(x, inside) for s, x in lines.items()})
 
-
+# %% ../../nbs/explore/72_report.ipynb #47337246
 def _example(place, row, ious, dataset, model, videos):
     "What `report.html` says about one query."
     item, seconds = dataset[row["index"]], dataset.data.clip_seconds
@@ -167,7 +174,8 @@ def _example(place, row, ious, dataset, model, videos):
     frames = frames_at(find_video(videos, row["vid"]), thumbnail_times(item["duration"]))
     heat, lifts = _stage_maps(item, trace_query(model, item, seconds).stages, windows, seconds)
     answer = {"predicted": (row["windows"], row["saliency"])}
-    return dict(key=f"q{row['index']}", place=place, item=item, frames=bool(frames), heat=heat, lifts=lifts, outcome=outcome(row),
+    return dict(key=f"q{row['index']}", place=place, item=item, frames=bool(frames), heat=heat, lifts=lifts,
+                outcome=outcome(row),
                 iou=None if math.isnan(row["iou"]) else row["iou"], rank=rank_sentence(place, row["iou"], ious),
                 timeline=figure6(item["duration"], seconds, answer, windows, item["saliency"], frames))
 
@@ -212,7 +220,8 @@ def write_report(
     chosen, ranked = choose_examples(rows) if examples is None else examples, ranking(rows)
     ious, videos = [row["iou"] for row in ranked], videos_folder or dataset.data.path("videos")
     write_text(path, render(
-        "report.html", title=f"VideoLights on {dataset.data.name}", whole=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
+        "report.html", title=f"VideoLights on {dataset.data.name}",
+        whole=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
         floors=list(floors), headlines=headlines(brief, dataset.data.protocol), run=config, epochs=len(log),
         dataset=dataset, parameters=sum(p.numel() for p in model.parameters()),
         curves=_curves(log, brief), ranking=_ranking(chosen, ranked),

@@ -20,7 +20,8 @@ def read_log(
 ):         # list of dicts, one per epoch: numbers where there are any
     "The log of a run."
     try: text = Path(path).read_text(encoding="utf-8")
-    except OSError as e: raise InputError(f"{path}: cannot be read ({e.strerror or e}); train first, or name a run folder") from None
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror or e}); train first, or name a run folder") from None
     def number(value):
         try: return float(value)
         except (TypeError, ValueError): return value
@@ -45,18 +46,20 @@ class Truths:
         clip_seconds=2.0,    # length of a clip, s
     ):
         unknown = [Source(kind, kind, 1, "none") for kind in ("video", "text")]
-        self.data = DataConfig(Path(path).stem, protocol, float(clip_seconds), {"all": Path(path).name}, unknown, str(Path(path).parent))
+        self.data = DataConfig(Path(path).stem, protocol, float(clip_seconds), {"all": Path(path).name}, unknown,
+                               str(Path(path).parent))
         self.annotations = read_annotations(path, protocol, self.data.clip_seconds)
 
     def __len__(self): return len(self.annotations)
 
     def __getitem__(self, i):
-        "One item: qid, vid, query, duration, saliency (L,) or None, windows (M, 2) in seconds; video and text are None."
+        "One item: qid, vid, query, duration, saliency (L,) or None, windows (M, 2) in s; video and text are None."
         row, seconds = self.annotations[i], self.data.clip_seconds
         windows = relevant_windows(row)
         duration = float(row.get("duration") or (windows.max() if len(windows) else seconds))
         saliency = saliency_labels(row, math.ceil(duration / seconds), seconds, self.data.protocol)
-        return dict(qid=row["qid"], vid=row["vid"], query=row["query"], duration=duration, video=None, text=None, saliency=saliency, windows=windows,
+        return dict(qid=row["qid"], vid=row["vid"], query=row["query"], duration=duration, video=None, text=None,
+                    saliency=saliency, windows=windows,
                     has_windows=len(windows) > 0)
 
 # %% ../../nbs/explore/68_results.ipynb #000980de

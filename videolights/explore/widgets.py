@@ -26,7 +26,8 @@ from ..data.store import l2_normalize
 from ..evaluation.reports import per_query_rows
 from . import STATIC
 from .figures import ablation_figure, curves_figure, figure1, figure6
-from .heatmaps import SCALES, STAGES, attention_map, attention_names, cosine_map, scaled, trace_query, with_gaps, word_labels
+from .heatmaps import SCALES, STAGES, attention_map, attention_names, cosine_map, scaled
+from .heatmaps import trace_query, with_gaps, word_labels
 from .results import find_video, frames_at, ranking, read_log
 from ..files import read_json
 from ..pictures import image_bytes, thumbnail_times
@@ -38,10 +39,12 @@ ALL_STAGES = "all stages"
 
 def _view_maps(traced, show, head):
     "The maps of one model that a view asks for, by panel; a head of None takes the mean."
-    if show in traced.attention: return {show if head is None else f"{show}, head {head + 1}": attention_map(traced, show, head)}
+    if show in traced.attention:
+        return {show if head is None else f"{show}, head {head + 1}": attention_map(traced, show, head)}
     stages = list(traced.stages) if show == ALL_STAGES else [show]
     if missing := [s for s in stages if s not in traced.stages]:
-        raise InputError(f"the model has no stage or attention '{missing[0]}', only {', '.join([*traced.stages, *traced.attention])}")
+        known = ", ".join([*traced.stages, *traced.attention])
+        raise InputError(f"the model has no stage or attention '{missing[0]}', only {known}")
     return {s: cosine_map(traced, s) for s in stages}
 
 # %% ../../nbs/explore/71_widgets.ipynb #5e325ec6
@@ -63,8 +66,10 @@ def view_figure(
     every = lambda draw: {name: {s: draw(m) for s, m in of.items()} for name, of in maps.items()}
     values = every(lambda m: with_gaps(scaled(m.values, how), kept) if of_words else scaled(m.values, how))
     lines = None if first.sentence is None else every(lambda m: scaled(m.sentence[None], how)[0])
-    return figure1(values, words if of_words else first.rows, traced.clip_seconds, item["saliency"], item["windows"], lines,
-                   {name: p.windows[:top] for name, p in passes.items()}, unit="contrast" if how == SCALES[1] else first.unit, **options)
+    return figure1(values, words if of_words else first.rows, traced.clip_seconds, item["saliency"], item["windows"],
+                   lines,
+                   {name: p.windows[:top] for name, p in passes.items()}, unit="contrast" if how == SCALES[1]
+                   else first.unit, **options)
 
 # %% ../../nbs/explore/71_widgets.ipynb #f86f836e
 class Player(anywidget.AnyWidget):
@@ -72,9 +77,12 @@ class Player(anywidget.AnyWidget):
     _esm, _css = STATIC / "player.js", STATIC / "widgets.css"
     _most = 64 * 2**20   # bytes; larger videos are not sent to the page
     video, kind = traitlets.Bytes(b"").tag(sync=True), traitlets.Unicode("video/mp4").tag(sync=True)
-    note, loaded = traitlets.Unicode("").tag(sync=True), traitlets.Int(0).tag(sync=True)   # `loaded` grows when all of a new video is set
-    time, now = traitlets.Float(0.0).tag(sync=True), traitlets.Float(0.0).tag(sync=True)   # s: where to go, where it plays
-    look = traitlets.Unicode("light").tag(sync=True)                                      # of the page, "light" or "dark"
+    # `loaded` grows when all of a new video is set
+    note, loaded = traitlets.Unicode("").tag(sync=True), traitlets.Int(0).tag(sync=True)
+    # s: where to go, where it plays
+    time, now = traitlets.Float(0.0).tag(sync=True), traitlets.Float(0.0).tag(sync=True)
+    # of the page, "light" or "dark"
+    look = traitlets.Unicode("light").tag(sync=True)
 
     def load(
         self,
@@ -84,14 +92,15 @@ class Player(anywidget.AnyWidget):
         "Hand a video to the page, or say why there is none."
         size = path.stat().st_size if path else 0
         self.note = (f"No video file for {vid}: pass the folder where videos lie to see it." if not path else
-                     f"{path.name} has {size / 2**20:.0f} MB, too much for a page: frames are shown instead." if size > self._most else "")
+                     f"{path.name} has {size / 2**20:.0f} MB, too much for a page: frames are shown instead."
+                     if size > self._most else "")
         kinds = {".webm": "video/webm", ".mkv": "video/x-matroska", ".avi": "video/x-msvideo"}
         with self.hold_sync():
             self.time, self.kind = 0.0, kinds.get(path.suffix if path else "", "video/mp4")
             self.video = b"" if self.note else path.read_bytes()
             self.loaded += 1
 
-
+# %% ../../nbs/explore/71_widgets.ipynb #85543dda
 class WordChips(anywidget.AnyWidget):
     "The words of a query, each of which can be hidden from the model."
     _esm, _css = STATIC / "words.js", STATIC / "widgets.css"
@@ -111,7 +120,8 @@ class _Ruler(anywidget.AnyWidget):
 
 def _kinds(figure):
     "What has to be the same for a figure to change in place: traces, axes, and the look."
-    return [t.type for t in figure.data], sorted(k for k in figure.layout.to_plotly_json() if k[1:5] == "axis"), figure.layout.template.layout.font.color
+    return [t.type for t in figure.data], sorted(k for k in figure.layout.to_plotly_json()
+                                                 if k[1:5] == "axis"), figure.layout.template.layout.font.color
 
 
 def _update(old, new):
@@ -121,14 +131,16 @@ def _update(old, new):
     changes = {key: after.get(key) for key in {*before, *after} - {"uid"} if not same(before.get(key), after.get(key))}
     if changes: old.update(changes, overwrite=True)
 
-
+# %% ../../nbs/explore/71_widgets.ipynb #804b35be
 class _OneMessage(FigureWidget):
     "Sends a change as one message; the page does not ask for the numbers of changes that would go ahead of it."
     _last_layout_edit_id, _last_trace_edit_id = traitlets.Int(0), traitlets.Int(0)
 
     def _send_update_msg(self, restyle_data, *others, **more):
-        rows = lambda z: list(z.astype("float32")) if isinstance(z, np.ndarray) else z   # only arrays of one axis go as bytes
-        super()._send_update_msg({key: list(map(rows, v)) if key == "z" else v for key, v in restyle_data.items()}, *others, **more)
+        # only arrays of one axis go as bytes
+        rows = lambda z: list(z.astype("float32")) if isinstance(z, np.ndarray) else z
+        super()._send_update_msg({key: list(map(rows, v)) if key == "z" else v for key, v in restyle_data.items()},
+                                 *others, **more)
 
 # %% ../../nbs/explore/71_widgets.ipynb #97cd7ab2
 class Canvas(widgets.VBox):
@@ -150,7 +162,8 @@ class Canvas(widgets.VBox):
             self._listen()
         elif _kinds(self.figure) == _kinds(figure):
             with self.figure.batch_update():
-                for old, new in [*zip(self.figure.data, figure.data), (self.figure.layout, figure.layout)]: _update(old, new)
+                for old, new in [*zip(self.figure.data, figure.data), (self.figure.layout, figure.layout)]:
+                    _update(old, new)
         else: self._replace(figure)
         self.layout.display = ""
 
@@ -166,7 +179,8 @@ class Canvas(widgets.VBox):
     def _listen(self):
         for t in self.figure.data:
             for event, listener in self.listeners.items():
-                if t.type in ("heatmap", "bar"): getattr(t, event)(lambda trace, points, _, listener=listener: listener(trace, points))
+                if t.type in ("heatmap", "bar"):
+                    getattr(t, event)(lambda trace, points, _, listener=listener: listener(trace, points))
 
     def hide(self): self.layout.display = "none"
 
@@ -197,7 +211,7 @@ _AUTO = dict(width="auto")
 
 def _note(html, kind=""): return f'<p class="vl-note {kind}">{html}</p>'
 
-
+# %% ../../nbs/explore/71_widgets.ipynb #3e0e4304
 class QueryPicker(widgets.VBox):
     "Search, sort and pick a query."
     index = traitlets.Int(-1)   # into the annotations
@@ -209,7 +223,8 @@ class QueryPicker(widgets.VBox):
         most=300,      # queries listed at once
     ):
         self.annotations, self.most, results = annotations, most, results or {}
-        self.orders, self.ious = orders_of(results, len(annotations)), {r["index"]: r["iou"] for r in next(iter(results.values()), [])}
+        self.orders, self.ious = orders_of(results, len(annotations)), {r["index"]: r["iou"]
+                                                                        for r in next(iter(results.values()), [])}
         self.search = widgets.Text(placeholder="words, video or qid", description="Search", layout=_AUTO)
         self.order = widgets.Dropdown(options=list(self.orders), description="Sort", layout=_AUTO)
         self.list, self.status = widgets.Select(rows=9, layout=_AUTO), widgets.HTML()
@@ -260,7 +275,8 @@ class QueryPanel(widgets.VBox):
         self.path, self.item = None, {}
         self.picker, self.player = QueryPicker(dataset.annotations, results), Player()
         self.clip = widgets.IntSlider(description="Clip", max=0, layout=_AUTO)
-        self.frame, self.caption = widgets.Image(format="jpeg", layout=dict(width="100%", display="none")), widgets.HTML()
+        self.frame, self.caption = widgets.Image(format="jpeg",
+                                                 layout=dict(width="100%", display="none")), widgets.HTML()
         parts = [self.picker, self.player, self.clip, self.frame, self.caption]
         for part in parts: part.layout.flex = "0 0 auto"   # a low window scrolls, and squeezes nothing
         super().__init__(parts, layout=dict(width="340px", flex="0 0 auto"))
@@ -306,19 +322,22 @@ def results_of(
     return {name: per_query_rows(rows, annotations) for name, rows in named.items()} if predictions else {}
 
 
-def side_by_side(*parts): return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="flex-start", grid_gap="20px"))
+def side_by_side(*parts):
+    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="flex-start", grid_gap="20px"))
 
 
-def _row(*parts): return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="4px 14px"))
+def _row(*parts):
+    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="4px 14px"))
 
-
+# %% ../../nbs/explore/71_widgets.ipynb #9050096d
 class _Explorer(widgets.VBox):
     "A title, controls and figures about the query of a panel."
 
     def __init__(self, names, dataset, predictions, videos, panel, active):
         self.dataset, self.active, self.results = dataset, active, results_of(predictions, dataset.annotations)
         self.panel, self.title = panel or QueryPanel(dataset, self.results, videos), widgets.HTML()
-        self.shown = {name: widgets.ToggleButton(True, description=name, layout=_AUTO) for name in names or self.results}
+        switch = lambda name: widgets.ToggleButton(True, description=name, layout=_AUTO)
+        self.shown = {name: switch(name) for name in names or self.results}
         self.controls, parts = self._parts()
         body = widgets.VBox([self.title, *parts], layout=dict(flex="1 1 560px", min_width="0"))
         super().__init__([side_by_side(*[] if panel else [self.panel], body)])
@@ -335,7 +354,7 @@ class _Explorer(widgets.VBox):
 
     def _entitle(self, query, note): self.title.value = f'<h3 class="vl-title">“{escape(query)}”</h3>{_note(note)}'
 
-
+# %% ../../nbs/explore/71_widgets.ipynb #fab0a163
 def _options(control, options):
     "Change a control's options, and keep its value where it is still there."
     if list(control.options) == options: return
@@ -349,15 +368,18 @@ class _MapControls(_Explorer):
     encoder, quiet = None, False
 
     def _parts(self):
-        named = lambda kind, text, width="auto", **more: kind(description=text, layout=dict(width=width), style=dict(description_width="initial"), **more)
+        named = lambda kind, text, width="auto", **more: kind(description=text, layout=dict(width=width),
+                                                              style=dict(description_width="initial"), **more)
         pick = lambda text, *options, **more: named(widgets.Dropdown, text, options=options, **more)
         self.kind, self.stage = pick("Show", "cosine", "attention"), pick("Stage", *STAGES, ALL_STAGES, value="fusion")
         self.layer, self.direction, self.head = pick("Layer", ""), pick("Direction", ""), pick("Head", ("mean", -1))
         self.scale = pick("Values", *SCALES)
         self.auto = widgets.Checkbox(True, description="colour range from the data", indent=False, layout=_AUTO)
-        self.limits = widgets.FloatRangeSlider(value=(-1., 1.), min=-1, max=1, step=.01, description="Colours", layout=dict(width="320px", display="none"))
+        self.limits = widgets.FloatRangeSlider(value=(-1., 1.), min=-1, max=1, step=.01, description="Colours",
+                                               layout=dict(width="320px", display="none"))
         self.other = pick("Second query", ("no second query", -1), width="min(100%, 460px)")
-        self.ask = named(widgets.Text, "Ask", "min(100%, 460px)", placeholder="type a new query and press Enter", continuous_update=False)
+        self.ask = named(widgets.Text, "Ask", "min(100%, 460px)", placeholder="type a new query and press Enter",
+                         continuous_update=False)
         self.status, self.chips, self.code = widgets.HTML(), WordChips(), CodeView()
         self.canvas, self.second = (Canvas(on_click=self._click, on_hover=self._hover) for _ in range(2))
         choices = [self.kind, self.stage, self.layer, self.direction, self.head, self.scale, self.auto, self.limits]
@@ -366,7 +388,8 @@ class _MapControls(_Explorer):
         words = _row(widgets.HTML(_note("Words: click, or Space, to hide one")), self.chips)
         code = widgets.Accordion([self.code], titles=["This view as code"])
         asked = _row(*[self.ask] * bool(self.encoder), self.other)
-        return [*choices, self.other], [*models, _row(*choices), words, asked, self.status, self.canvas, self.second, code]
+        return [*choices, self.other], [*models, _row(*choices), words, asked, self.status, self.canvas, self.second,
+                                        code]
 
     def _click(self, trace, points):
         "A click into a map goes there."
@@ -396,7 +419,8 @@ class _MapControls(_Explorer):
         low, high = float(axis.cmin), float(axis.cmax)
         span = max(high - low, 1e-6)
         with self._hushed(), self.limits.hold_sync(), self.limits.hold_trait_notifications():
-            self.limits.min, self.limits.max, self.limits.step, self.limits.value = low - span, high + span, span / 100, (low, high)
+            self.limits.min, self.limits.max = low - span, high + span
+            self.limits.step, self.limits.value = span / 100, (low, high)
 
 # %% ../../nbs/explore/71_widgets.ipynb #3650e1ed
 class _MapChoices(_MapControls):
@@ -407,12 +431,14 @@ class _MapChoices(_MapControls):
 
     def _show(self):
         "The stage or attention that is chosen."
-        return self.layers[self.layer.value][self.direction.value] if self.layers and self.kind.value == "attention" else self.stage.value
+        if self.kind.value == "cosine" or not self.layers: return self.stage.value
+        return self.layers[self.layer.value][self.direction.value]
 
     def _choices(self) -> dict[str, Any]:
         "The choices of the controls, as options of `view_figure`."
         head = self.head.value if self.kind.value == "attention" and self.head.value != -1 else None
-        return dict(show=self._show(), head=head, how=self.scale.value, **{} if self.auto.value else dict(limits=tuple(self.limits.value)))
+        return dict(show=self._show(), head=head, how=self.scale.value, **{} if self.auto.value
+                    else dict(limits=tuple(self.limits.value)))
 
     def _offer(self, traced):
         "Offer what the model has, and hide what does not apply."
@@ -423,20 +449,25 @@ class _MapChoices(_MapControls):
             _options(self.direction, list(self.layers.get(self.layer.value, [""])))
             heads = len(traced.attention[self._show()]) if attention and self.layers else 0
             _options(self.head, [("mean", -1), *((f"{h + 1}", h) for h in range(heads))])
-        for control, wanted in {self.stage: not attention, self.layer: attention, self.direction: attention, self.head: attention,
-                                self.limits: not self.auto.value}.items(): control.layout.display = "" if wanted else "none"
+        of_attention = [(control, attention) for control in (self.layer, self.direction, self.head)]
+        for control, wanted in [(self.stage, not attention), (self.limits, not self.auto.value), *of_attention]:
+            control.layout.display = "" if wanted else "none"
 
     def _code(self, names, item):
         "Code that draws the view again."
         keep, data, query = list(self.chips.keep), self.dataset.data, repr(item["query"])
-        new = "" if not self.asked else (f"text, words = encode_query(encoder, dataset.data, {query})\n"
-                                         f"item = dict(item, query={query}, text=text, words=words, saliency=None, windows=np.zeros((0, 2)))\n")
-        asked = "import numpy as np\nfrom videolights.explore.widgets import encode_query\n" if self.asked else ""
         choices = ", ".join(f"{k}={v!r}" for k, v in self._choices().items())
-        return (f"{asked}from videolights.explore.heatmaps import trace_query\nfrom videolights.explore.widgets import view_figure\n{self.opened}\n"
-                f"item = dataset[{self.panel.index}]   # qid {self.panel.item['qid']}\n{new}keep = {None if all(keep) else keep}\n"
-                f"passes = {{name: trace_query(models[name], item, {data.clip_seconds:g}, {data.protocol!r}, keep) for name in {names}}}\n"
-                f"view_figure(passes, item, keep=keep, {choices})\n")
+        given = f"{data.clip_seconds:g}, {data.protocol!r}"
+        lines = ["from videolights.explore.heatmaps import trace_query",
+                 "from videolights.explore.widgets import view_figure", self.opened, f"item = dataset[{self.panel.index}]   # qid {self.panel.item['qid']}"]
+        if self.asked:
+            lines[:0] = ["import numpy as np", "from videolights.explore.widgets import encode_query"]
+            lines += [f"text, words = encode_query(encoder, dataset.data, {query})",
+                      f"item = dict(item, query={query}, text=text, words=words, "
+                      "saliency=None, windows=np.zeros((0, 2)))"]
+        return "\n".join([*lines, f"keep = {None if all(keep) else keep}",
+                          f"passes = {{name: trace_query(models[name], item, {given}, keep) for name in {names}}}",
+                          f"view_figure(passes, item, keep=keep, {choices})", ""])
 
 # %% ../../nbs/explore/71_widgets.ipynb #2759e941
 def encode_query(
@@ -448,7 +479,8 @@ def encode_query(
     rows = np.asarray(encoder.encode_text([query])[0], np.float32)[:data.max_words]
     sources = data.of_kind("text")
     parts = np.split(rows, np.cumsum([s.dim for s in sources])[:-1], 1)
-    return np.concatenate([l2_normalize(x) if s.normalize else x for s, x in zip(sources, parts)], 1), list(encoder.words(query))[:len(rows)]
+    return np.concatenate([l2_normalize(x) if s.normalize else x for s, x in zip(sources, parts)],
+                          1), list(encoder.words(query))[:len(rows)]
 
 # %% ../../nbs/explore/71_widgets.ipynb #86f33644
 class _Maps(_MapChoices):
@@ -463,7 +495,8 @@ class _Maps(_MapChoices):
         key, data = (name, item["qid"], item["query"], tuple(keep)), self.dataset.data
         if key not in self.passes:
             self.passes[key] = trace_query(self.models[name], item, data.clip_seconds, data.protocol, keep)
-            while len(self.passes) > most or len(self.passes) > 1 and sum(p.nbytes for p in self.passes.values()) > most_bytes:
+            while len(self.passes) > most or len(self.passes) > 1 and sum(p.nbytes
+                                                                          for p in self.passes.values()) > most_bytes:
                 self.passes.popitem(last=False)
         return self.passes[key]
 
@@ -492,13 +525,15 @@ class _Maps(_MapChoices):
         item = self.dataset[self.other.value]
         keep = [True] * len(item["text"])
         fig = self._figure({name: self._pass(name, item, keep) for name in names}, item, keep)
-        self.second.draw(fig.update_layout(title_text=f"“{escape(item['query'])}”", margin_t=fig.layout.margin.t + 36, height=fig.layout.height + 36))
+        top, height = fig.layout.margin.t + 36, fig.layout.height + 36
+        self.second.draw(fig.update_layout(title_text=f"“{escape(item['query'])}”", margin_t=top, height=height))
 
 # %% ../../nbs/explore/71_widgets.ipynb #35265697
 def _answers(passes, item):
     "What the models answered, and what is true, as HTML."
     span = lambda start, end: f"{start:.1f} to {end:.1f} s"
-    parts = [f"true: {', '.join(span(*w) for w in item['windows'])}" if len(item["windows"]) else "a query without a known truth"]
+    parts = [f"true: {', '.join(span(*w) for w in item['windows'])}" if len(item["windows"])
+             else "a query without a known truth"]
     for name, traced in passes.items():
         start, end, score = traced.windows[0]
         fit = f", IoU {temporal_iou(item['windows'], np.array([start, end])).max():.2f}" if len(item["windows"]) else ""
@@ -523,12 +558,14 @@ class HeatmapExplorer(_Maps):
         self.models, self.passes = models if isinstance(models, dict) else {"model": models}, OrderedDict()
         self.encoder, self.opened = encoder, opened
         super().__init__(self.models, dataset, predictions, videos, panel, active)
-        self.ask.observe(self._asked, "value"); self.chips.observe(self.draw, "keep"); self.panel.observe(self.take, "index")
+        self.ask.observe(self._asked, "value"); self.chips.observe(self.draw, "keep"); self.panel.observe(self.take,
+                                                                                                          "index")
         self.take()
 
     def take(self, *_):
         "Take the panel's query: its words, and the other queries about its video."
-        same = [(r["query"], i) for i, r in enumerate(self.dataset.annotations) if r["vid"] == self.panel.item["vid"] and i != self.panel.index]
+        same = [(r["query"], i) for i, r in enumerate(self.dataset.annotations) if r["vid"] == self.panel.item["vid"]
+                and i != self.panel.index]
         with self.chips.hold_sync(), self.other.hold_sync():   # the page gets the figure first
             with self._hushed():
                 self.asked, self.ask.value = None, ""
@@ -547,7 +584,8 @@ class HeatmapExplorer(_Maps):
         if query:
             try: text, words = encode_query(self.encoder, self.dataset.data, self.ask.value)
             except InputError as e: return self._say(e)
-            self.asked = dict(self.panel.item, qid="new", query=query, text=text, words=words, saliency=None, windows=np.zeros((0, 2)))
+            self.asked = dict(self.panel.item, qid="new", query=query, text=text, words=words, saliency=None,
+                              windows=np.zeros((0, 2)))
         with self._hushed(): self._set_words()
         self.draw()
 
@@ -576,16 +614,19 @@ class MomentExplorer(_Explorer):
 
     def _click(self, trace, points):
         "A click on a window goes to its start."
-        if points.point_inds: self.panel.seek(min(int(trace.base[points.point_inds[0]] // self.panel.clip_seconds), self.panel.clip.max))
+        if points.point_inds:
+            self.panel.seek(min(int(trace.base[points.point_inds[0]] // self.panel.clip_seconds), self.panel.clip.max))
 
     def draw(self, *_):
         "Draw the panel's query."
         panel, item = self.panel, self.panel.item
         if not self.active or panel.index < 0: return
-        found = {name: next((row for row in rows if row["index"] == panel.index), None) for name, rows in self.results.items() if self.shown[name].value}
+        answer = lambda rows: next((row for row in rows if row["index"] == panel.index), None)
+        found = {name: answer(rows) for name, rows in self.results.items() if self.shown[name].value}
         systems = {name: (row["windows"], row["saliency"]) if row else ((), None) for name, row in found.items()}
         self.canvas.draw(figure6(item["duration"], panel.clip_seconds, systems, item["windows"], item["saliency"],
-                                 _strip(panel.path, item["duration"]), top=self.top.value, look=panel.look, cursor=panel.seconds))
+                                 _strip(panel.path, item["duration"]), top=self.top.value, look=panel.look,
+                                 cursor=panel.seconds))
         self._entitle(item["query"], f"<code>{escape(str(item['vid']))}</code>, qid {item['qid']}")
         self.table.value = _moments_table(found)
 
@@ -595,14 +636,18 @@ def _moments_table(found):
     def cells(row):
         if not row or not len(row["windows"]): return "<td colspan=4>no answer</td>"
         (start, end, score), fits = row["windows"][0], row["overlaps"]
-        fit = "<td></td><td></td>" if math.isnan(row["iou"]) else f"<td>{row['iou']:.2f}</td><td>{fits.max():.2f} (window {fits.argmax() + 1})</td>"
-        return f"<td>{start:.1f} to {end:.1f} s</td><td>{score:.2f}</td>{fit}"
+        answer = f"<td>{start:.1f} to {end:.1f} s</td><td>{score:.2f}</td>"
+        if math.isnan(row["iou"]): return f"{answer}<td></td><td></td>"
+        return f"{answer}<td>{row['iou']:.2f}</td><td>{fits.max():.2f} (window {fits.argmax() + 1})</td>"
     lines = "".join(f"<tr><td><b>{escape(name)}</b></td>{cells(row)}</tr>" for name, row in found.items())
-    return f'<div class="vl-note"><table><tr><th></th><th>first window</th><th>confidence</th><th>IoU</th><th>best IoU of all</th></tr>{lines}</table></div>'
+    head = "".join(f"<th>{title}</th>" for title in ("", "first window", "confidence", "IoU", "best IoU of all"))
+    return f'<div class="vl-note"><table><tr>{head}</tr>{lines}</table></div>'
 
 # %% ../../nbs/explore/71_widgets.ipynb #50f0754d
 class RunExplorer(widgets.VBox):
     "Training curves of runs, and ablation tables."
+    _curves_note = ("Each plot has its own scale. The number is a loss's last value, "
+                    "or a metric's best and the epoch it came in.")
 
     def __init__(
         self,
@@ -632,9 +677,10 @@ class RunExplorer(widgets.VBox):
         name, what, look = str(self.which.value), self.what.value, self.panel.look if self.panel else "light"
         if what is None or not self.active: return
         table, log = self.tables.get(name), self.logs.get(name, [])
-        self.canvas.draw(ablation_figure(table, what, look) if table else curves_figure(log, _columns(log, what), look=look))
-        self.note.value = _note(_seeds(table, what) if table else "Each plot has its own scale. The number is a loss's last value, "
-                                "or a metric's best and the epoch it came in.")
+        figure, note = curves_figure(log, _columns(log, what), look=look), self._curves_note
+        if table: figure, note = ablation_figure(table, what, look), _seeds(table, what)
+        self.canvas.draw(figure)
+        self.note.value = _note(note)
 
 # %% ../../nbs/explore/71_widgets.ipynb #1b9849ba
 def _columns(log, what):
@@ -647,14 +693,16 @@ def _seeds(table, metric):
     "How many seeds each row has."
     few = [name for name, row in table["rows"].items() if len(row["values"].get(metric, ())) < 3]
     return (f"{escape(table.get('title') or '')} A point is a seed, the bar their mean."
-            + (f" Fewer than three seeds: {escape(', '.join(few))}; a difference between such rows may be chance." if few else ""))
+            + (f" Fewer than three seeds: {escape(', '.join(few))}; a difference between such rows may be chance."
+               if few else ""))
 
 # %% ../../nbs/explore/71_widgets.ipynb #985733fd
 def in_tabs(
     parts,  # dict: title -> explorer
 ):          # a Tab
     "Explorers in tabs, of which only the one in front is drawn."
-    tabs = widgets.Tab(list(parts.values()), titles=list(parts), selected_index=0, layout=dict(flex="1 1 600px", min_width="0"))
+    tabs = widgets.Tab(list(parts.values()), titles=list(parts), selected_index=0,
+                       layout=dict(flex="1 1 600px", min_width="0"))
     def show(*_):
         for i, part in enumerate(tabs.children):
             part.active = i == tabs.selected_index
