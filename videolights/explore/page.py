@@ -25,7 +25,7 @@ from ..deploy.bundle import MODEL
 from ..evaluation.reports import per_query_rows
 from .figures import figure6
 from .heatmaps import SCALES, trace_query
-from .report import choose_examples, deflate, outcome, packed_plotly, render
+from .report import choose_examples, deflate, fill_template, outcome, packed_plotly
 from .results import Truths, find_video
 from ..features.protocol import ENCODERS, get_encoder
 from ..files import read_jsonl, write_text
@@ -281,6 +281,6 @@ def write_explorer(
     records = _fit([_record(row, opened, results, link(find_video(videos, row["vid"])))
                     for row in progress(chosen, "drawing")])
     title = f"{', '.join(opened.systems)} on {opened.dataset.data.name}"
-    write_text(path, render("explorer.html", title=title, count=len(records), maps=records[0]["maps"],
+    write_text(path, fill_template("explorer.html", title=title, count=len(records), maps=records[0]["maps"],
                             records=Markup(deflate(json.dumps(records)))))
     return Path(path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'choose_examples', 'rank_sentence', 'outcome', 'lifts_sentence', 'meaning', 'headlines', 'deflate',
-           'inflate', 'packed_plotly', 'render', 'write_report']
+           'inflate', 'packed_plotly', 'fill_template', 'write_report']
 
 # %% ../../nbs/explore/72_report.ipynb #834d1fd0
 import base64
@@ -133,7 +133,7 @@ def packed_plotly():   # plotly.js of the installed version, deflated
     return deflate(get_plotlyjs())
 
 # %% ../../nbs/explore/72_report.ipynb #2fcd1847
-def render(
+def fill_template(
     name,       # template in `static/`
     **context,  # what it shows; every page wants a title
 ):              # HTML
@@ -219,7 +219,7 @@ def write_report(
     rows = per_query_rows(predictions, dataset.annotations)
     chosen, ranked = choose_examples(rows) if examples is None else examples, ranking(rows)
     ious, videos = [row["iou"] for row in ranked], videos_folder or dataset.data.path("videos")
-    write_text(path, render(
+    write_text(path, fill_template(
         "report.html", title=f"VideoLights on {dataset.data.name}",
         whole=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
         floors=list(floors), headlines=headlines(brief, dataset.data.protocol), run=config, epochs=len(log),

@@ -459,7 +459,8 @@ class _MapChoices(_MapControls):
         choices = ", ".join(f"{k}={v!r}" for k, v in self._choices().items())
         given = f"{data.clip_seconds:g}, {data.protocol!r}"
         lines = ["from videolights.explore.heatmaps import trace_query",
-                 "from videolights.explore.widgets import view_figure", self.opened, f"item = dataset[{self.panel.index}]   # qid {self.panel.item['qid']}"]
+                 "from videolights.explore.widgets import view_figure", self.opened,
+                 f"item = dataset[{self.panel.index}]   # qid {self.panel.item['qid']}"]
         if self.asked:
             lines[:0] = ["import numpy as np", "from videolights.explore.widgets import encode_query"]
             lines += [f"text, words = encode_query(encoder, dataset.data, {query})",
