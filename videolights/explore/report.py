@@ -46,7 +46,7 @@ def rank_sentence(
     name,  # place in the ranking, one of PLACES
     iou,   # of its top window
     ious,  # of all queries ranked
-):         # a sentence or two, equals told apart from better and worse
+):         # a sentence or two, equals apart from better and worse
     "Where an example comes among all queries."
     why = {"best": "The best, here because it went well.", "median": "The middle of the ranking.",
            "worst": "The last: of the poorest overlaps, the one the model was surest of."}.get(name, "")
