@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test env export docs clean sync notebooks
+.PHONY: help demo test env export docs site house bundles clean sync lint notebooks
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -16,7 +16,7 @@ help:  ## list the targets
 demo: $(READY)  ## toy videos -> train -> evaluate -> export -> predict -> demo/report.html
 	@$(BIN)/videolights demo --out demo
 
-test: sync notebooks  ## every check: modules in step, all notebooks run, pytest, the wheel in a clean environment
+test: sync lint notebooks  ## every check: modules in step, types, all notebooks run, pytest, the site, the wheel in a clean environment
 	@echo "== tests"
 	@$(ONE_THREAD) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
 
@@ -40,6 +40,15 @@ docs: $(READY)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python -W ignore -m nbconvert --log-level=WARN --to markdown nbs/index.ipynb --output ../README
 	@sed -i.old -E -e 's#\]\(([a-z_]+/[0-9a-z_]+\.(ipynb|png|svg)|[0-9a-z_.]+\.ipynb)#](nbs/\1#g' -e 's#\]\(\.\./#](#g' README.md && rm README.md.old
 
+site: $(READY)  ## build the documentation site into _docs/ (open _docs/index.html; needs no server)
+	@$(ONE_THREAD) $(BIN)/python nbs/site/build.py
+
+house: $(READY)  ## the project's own figures: cells, lines and tokens per folder, start-up time
+	@$(BIN)/python tests/house.py
+
+bundles: $(READY)  ## train and export anew all that is shipped in exported/ (an hour of one core)
+	@$(ONE_THREAD) $(BIN)/python exported/rebuild.py
+
 clean:  ## remove what was built, and keep .venv, runs and data
 	@rm -rf build dist .pytest_cache _proc _docs demo
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
@@ -56,6 +65,11 @@ sync: $(READY)
 	  diff -r -q -x __pycache__ -x .ipynb_checkpoints "$$part" "$$copy/$$part" || \
 	  { echo "$$part is out of step: run make export and make docs, and look at the difference"; exit 1; }; \
 	done
+
+lint: $(READY)
+	@echo "== ruff and pyright"
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 notebooks: $(READY)
 	@echo "== notebooks, each in its own process"

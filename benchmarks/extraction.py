@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from videolights.encoders.extraction import Job, decode_ahead, extract_videos, find_videos
+from videolights.encoders.extraction import Job, decode_ahead, extract_videos
 from videolights.encoders.slowfast import SlowFast, SlowFastEncoder
 from videolights.files import write_json
-from videolights.features.video import read_clips, read_views, write_video
+from videolights.features.video import find_videos, read_clips, read_views, write_video
 
 VIEWS = [(32, 224), (1, None), (1, 224)]      # SlowFast, CLIP, BLIP-2
 
@@ -76,7 +76,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write the rates there")
     args = parser.parse_args()
     folder = args.videos or render(Path(tempfile.mkdtemp()), args.copies)
-    paths = [path for path in find_videos(folder)[0].values() if path.suffix == ".mp4"]
+    paths = find_videos(folder)
     encoder = SlowFastEncoder(SlowFast(args.width), size=args.size, device=args.device, batch=args.batch)
     clips = list(islice((clip for p in paths for clip in read_clips(p, 2, 32, args.size)), 2 * args.batch))
     print(f"{'':32}{'clips/s':>9}{'ratio':>8}")

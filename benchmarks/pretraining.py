@@ -35,7 +35,7 @@ SHOWN = ("MR-R1@0.3", "MR-R1@0.5", "MR-R1@0.7", "MR-mIoU")
 
 
 def describe(vid, clips, nouns, vectors, mean, std, recipe):
-    "A video's record, as `synthesis.describe` writes it."
+    "A video's record, as `synthesis.describe_video` writes it."
     cosine = clips @ vectors.T                                                                  # (L, nouns)
     high, intervals = (cosine - mean) / std, []
     for first in range(0, len(clips) - recipe.clips + 1, recipe.clips):

@@ -1,6 +1,7 @@
 """Shared fixtures: where the project lives and where real data lies."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 REALDATA = Path(os.environ.get("VIDEOLIGHTS_REALDATA", ROOT.parent / "shared" / "realdata"))
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+CHROMIUM_FLAGS = """--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+    --disable-component-update --disable-sync""".split()
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs a browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="session")

@@ -74,14 +74,20 @@ def words(source):
     return set(re.findall(r"\w+", source))
 
 
+def module_of(path):
+    "The module that a notebook writes."
+    name = re.search(r"#\| default_exp (\S+?)[\\\"\n]", path.read_text())[1]
+    return (ROOT / "videolights").joinpath(*name.split(".")).with_suffix(".py").read_text()
+
+
 def survey(path):
-    "Figures of one notebook."
-    cells = list(code_cells(path))
+    "Figures of one notebook: its cells, and tokens and lines of the module it writes."
+    cells, module = list(code_cells(path)), module_of(path)
     exported = [source for out, source in cells if out and source.strip()]
     shown = set().union(set(), *(words(source) for out, source in cells if not out))
     names = [name for source in exported for name in defined(source) if not name.startswith("_")]
     return dict(
-        name=str(path.relative_to(ROOT / "nbs")), folder=folder(path), tokens=sum(map(tokens, exported)), lines=sum(map(code_lines, exported)),
+        name=str(path.relative_to(ROOT / "nbs")), folder=folder(path), tokens=tokens(module), lines=code_lines(module),
         cells=[len(source.strip().splitlines()) for source in exported],
         wide=[line for source in exported for line in source.splitlines() if len(line) > WIDTH],
         names=names, unseen=[name for name in names if name not in shown],
@@ -91,10 +97,13 @@ def survey(path):
                    for n in c.body if isinstance(n, ast.FunctionDef) and n.name == "forward" and not says_shapes(source, n)])
 
 
+SHAPE = re.compile(r"\((\.\.\.|[A-Za-z]\w*)?(, *[^(),]+)*\)|\b[A-Za-z]×")
+
+
 def says_shapes(source, function):
-    "Whether a function's signature or docstring gives a shape such as (B, L, d)."
-    text = "\n".join(source.splitlines()[function.lineno - 1:function.body[0].lineno]) + (ast.get_docstring(function) or "")
-    return bool(re.search(r"\(\.{0,3}\w*(, *[^()]+)*\)", re.sub(r"def \w+\(", "", text))) and bool(re.search(r"\([A-Za-z.][^()=:]*\)", text.partition("(")[2]))
+    "Whether comments of a function's signature, or its docstring, give a shape such as (B, L, d)."
+    head = source.splitlines()[function.lineno - 1:function.body[0].lineno]
+    return bool(SHAPE.search(" ".join([*(line.partition("#")[2] for line in head), ast.get_docstring(function) or ""])))
 
 
 def twice(surveys):
@@ -103,6 +112,16 @@ def twice(surveys):
     for s in surveys:
         for name in s["names"]: homes[name].add(s["name"])
     return {name: sorted(where) for name, where in homes.items() if len(where) > 1}
+
+
+def by_hand():
+    "Tokens of the modules that no notebook writes."
+    return sum(tokens(p.read_text()) for p in (ROOT / "videolights").rglob("__*__.py"))
+
+
+def static():
+    "Lines of scripts, styles and templates."
+    return {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sorted((ROOT / "videolights").glob("**/static/*")) if p.is_file()}
 
 
 def quantile(values, share): return sorted(values)[min(int(share * len(values)), len(values) - 1)] if values else 0
@@ -123,6 +142,7 @@ def figures():
     surveys = [survey(path) for path in notebooks()]
     cells = [n for s in surveys for n in s["cells"]]
     total, paper = (sum(s["tokens"] for s in group) for group in (surveys, [s for s in surveys if s["folder"] in PAPER]))
+    total += by_hand()
     return dict(surveys=surveys, tokens=total, paper=paper, median=statistics.median(cells), p90=quantile(cells, 0.9), longest=max(cells),
                 wide=sum(len(s["wide"]) for s in surveys), unseen=sum(len(s["unseen"]) for s in surveys), names=sum(len(s["names"]) for s in surveys),
                 chained=sum(s["chained"] for s in surveys), shapeless=sum(len(s["shapeless"]) for s in surveys), twice=twice(surveys))
@@ -147,6 +167,7 @@ def main():
                 if s["unseen"]: print("      unseen:", ", ".join(s["unseen"]))
     print(row("all", f["surveys"]))
     print(f"the paper's rooms: {100 * f['paper'] / f['tokens']:.1f} % of {f['tokens']} tokens")
+    print(f"scripts, styles and templates: {sum(static().values())} lines in {len(static())} files")
     print(f"names defined in two modules or more: {len(f['twice'])}" + "".join(f"\n  {n}: {', '.join(w)}" for n, w in f["twice"].items() if every))
     print(f"videolights --help: {1000 * start_seconds(sys.executable, '-m', 'videolights', '--help'):.0f} ms (best of five)")
 

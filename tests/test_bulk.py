@@ -70,14 +70,14 @@ def test_a_killed_run_goes_on(runtime, archive, whole, tmp_path):
 import os, signal
 import videolights.deploy.bulk as bulk
 from videolights.deploy.runtime import Runtime
-ask, videos = bulk.ask, []
+ask, videos = bulk.answer_pairs, []
 def stop_in_the_third(runtime, folder, pairs, **options):
     videos.append(pairs[0].video)
     if videos[-1] == {GOOD[1]!r}:
         with open({str(out)!r}, "a") as half: half.write('{{"video": "sub dir/#1 100%.MP4", "query": "a r')
         os.kill(os.getpid(), signal.SIGKILL)
     return ask(runtime, folder, pairs, **options)
-bulk.ask = stop_in_the_third
+bulk.answer_pairs = stop_in_the_third
 bulk.predict_many(Runtime.load({str(BUNDLE)!r}, providers="cpu", threads=1), {str(archive)!r}, {QUERIES!r}, {str(out)!r}, progress=False)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL

@@ -5,6 +5,8 @@ Every bad input must give one line (file, item, cure), an exit code other than 0
 import errno
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from videolights.cli import main
+from videolights.cli import app, document, main
 from videolights.files import read_json, read_jsonl, write_jsonl
 
 TINY = dict(dim=32, heads=2, feedforward=32, encoder_layers=1, decoder_layers=1, slots=4, align_dim=16)
@@ -34,7 +36,9 @@ def refused(capsys):
         found = run(*words)
         out, err = capsys.readouterr()
         lines = [line for line in err.splitlines() if line.startswith("videolights: error: ")]
-        assert found == code and len(lines) == 1 and "Traceback" not in out + err, (found, out, err)
+        assert found == code, (found, out, err)
+        assert len(lines) == 1, err
+        assert "Traceback" not in out + err
         for text in also: assert text in lines[0], (text, lines[0])
         return lines[0]
     return check
@@ -89,7 +93,9 @@ def test_evaluate_run_and_file_agree(made, capsys):
     truth = made["world"] / yaml.safe_load((made["world"] / made["data"]).read_text())["splits"]["val"]
     assert run("evaluate", made["run"] / "predictions_val.jsonl", truth, "--protocol", "qvhighlights", "--out", made["folder"] / "b.json") == 0
     a, b = read_json(made["folder"] / "a.json"), read_json(made["folder"] / "b.json")
-    assert a == b and "brief" in a and "mAP" in table
+    assert a == b
+    assert "brief" in a
+    assert "mAP" in table
 
 
 def test_predict_in_a_fresh_process_without_torch(made):
@@ -104,26 +110,108 @@ assert code == 0 and "torch" not in sys.modules
     assert [r["query"] for r in rows] == ["a red circle", "a square moves"]
     for row in rows:
         confidences = [w[2] for w in row["pred_relevant_windows"]]
-        assert confidences == sorted(confidences, reverse=True) and len(row["pred_saliency_scores"]) > 1
+        assert confidences == sorted(confidences, reverse=True)
+        assert len(row["pred_saliency_scores"]) > 1
 
 
 def test_predict_prints_a_table(made, capsys):
     assert run("predict", made["bundle"], made["video"], "a red circle", "--top", 2) == 0
     out = capsys.readouterr().out
-    assert '"a red circle"' in out and "confidence" in out and len(out.strip().splitlines()) == 4
+    assert '"a red circle"' in out
+    assert "confidence" in out
+    assert len(out.strip().splitlines()) == 4
 
 
-def test_help_teaches(capsys):
-    for verb in (["data", "check"], ["data", "pack"], ["toyworld"], ["train"], ["evaluate"], ["export"], ["predict"], ["demo"]):
-        assert run(*verb, "--help") == 0
-        assert f"examples:\n  videolights {' '.join(verb)}" in capsys.readouterr().out
+# what the command line says -------------------------------------------------------------------------------------------------------
+
+VERBS = ["data check", "data pack", "toyworld", "extract", "synthesize", "train", "ablate", "tune", "evaluate", "convert", "export", "benchmark",
+         "predict", "serve", "report", "explore", "demo"]
+
+
+def function_of(verb):
+    "The function behind a verb, its parameters with their help."
+    function = app.parse_commands(verb.split())[1][-1].default_command
+    document(function)
+    return function
+
+
+def test_bare_command_shows_every_verb(capsys):
+    assert run() == 0
+    out = capsys.readouterr().out
+    assert "start here:\n  videolights demo" in out
+    for verb in VERBS: assert re.search(rf"^│ {verb.split()[0]} ", out, re.M), verb
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_teaches(verb, capsys):
+    assert run(*verb.split(), "--help") == 0
+    out = capsys.readouterr().out
+    assert f"Usage: videolights {verb} " in out
+    assert f"examples:\n  videolights {verb}" in out
+    assert " ".join(function_of(verb).__doc__.split("\n")[0].split()) in " ".join(out.split())   # lines may be wrapped
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_parameter_has_help(verb):
+    def check(described):
+        for name, kind in described.__annotations__.items():
+            if hasattr(kind, "__dataclass_fields__"): check(kind)
+            elif name != "return": assert kind.__metadata__[-1].help, f"{verb}: {name} needs a comment on its line"
+    check(function_of(verb))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_examples_can_be_copied(verb):
+    examples = function_of(verb).__doc__.partition("examples:")[2]
+    lines = examples.replace("\\\n", " ").replace("&&", "\n").splitlines()
+    words = [shlex.split(line) for line in lines if line.split()[:1] == ["videolights"]]
+    assert words
+    assert max(len(line) - 4 for line in examples.splitlines()) <= 80, "a terminal of 80 columns would break this line"
+    for _, *line in words: app.parse_args(line, exit_on_error=False, print_error=False)
+
+
+@pytest.mark.parametrize("words,says", [
+    ("trian x.yaml", 'Did you mean "train"?'), ("data chek x.yaml", 'Did you mean "check"?'), ("train x.yaml --epoch 3", "Did you mean --epochs?"),
+    ("explore a --htlm b c", "Did you mean --html?"), ("predict a b c --precison int8", "Did you mean --precision?"),
+    ("train x.yaml --epochs 1.5", "--epochs: '1.5' is not a whole number"), ("benchmark b --batch 1 0", "--batch: '0' is not a whole number"),
+    ("serve b --timeout nan", "--timeout: 'nan' is not a number above 0"), ("evaluate a --protocol qvh", '"qvhighlights"'), ("train", "RECIPE"),
+    ("extract v --sources builtin", "--out"), ("train x.yaml y.yaml", "y.yaml"), ("train x.yaml --set", "--set")])
+def test_wrong_words(words, says, refused): refused(*words.split(), also=[says, "--help`"])
+
+
+def test_values_of_lists(made):
+    "As the old command line took them: several values at once, several times, and lists between positional words."
+    given = lambda line: app.parse_args(line, exit_on_error=False, print_error=False)[1].arguments
+    assert given("train x.yaml --set a=b c=d --set e=f --resume")["set_"] == ("a=b", "c=d", "e=f")
+    assert given("benchmark x --batch 1 32 --clips 75")["batch"] == (1, 32)
+    assert given("explore a b c.yaml --port 1")["sources"] == ("a", "b")
+    assert given("predict b v.mp4 --json 'a star' 'a ball'")["queries"] == ("a star", "a ball")
+    assert given("predict b v.mp4 -- '-x'")["queries"] == ("-x",)
+    assert given("extract v --sources=clip --out o --weights clip=a slowfast=b")["work"].weights == ("clip=a", "slowfast=b")
+    assert given("train x.yaml --epochs 1 --epochs 2")["epochs"] == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of a POSIX shell")
+def test_reader_may_leave():
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m videolights --help | head -1; echo ${{PIPESTATUS[0]}}"], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["Usage: videolights COMMAND", "0"]
+    assert done.stderr == ""
+
+
+def test_help_loads_no_arrays():
+    code = "import sys; from videolights.cli import main; main(['--help']); print(sorted({'numpy', 'torch', 'markdown_it'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_module_runs_as_a_command():
     done = subprocess.run([sys.executable, "-m", "videolights", "train", "nowhere.yaml"], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nowhere.yaml" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "nowhere.yaml" in done.stderr
     shown = subprocess.run([sys.executable, "-m", "videolights", "--debug", "train", "nowhere.yaml"], capture_output=True, text=True)
-    assert shown.returncode == 2 and "Traceback" in shown.stderr
+    assert shown.returncode == 2
+    assert "Traceback" in shown.stderr
 
 
 # data -----------------------------------------------------------------------------------------------------------------------------
@@ -308,7 +396,7 @@ def test_full_disk_leaves_earlier_results(made, refused, world, monkeypatch, tmp
 
 
 @pytest.mark.parametrize("error,code,says", [
-    (KeyboardInterrupt(), 130, "--resume"), (MemoryError(), 2, "batch"), (ZeroDivisionError("x"), 1, "--debug"),
+    (KeyboardInterrupt(), 130, "/run --resume"), (MemoryError(), 2, "batch"), (ZeroDivisionError("x"), 1, "--debug"),
     (ModuleNotFoundError("no", name="torch"), 2, "videolights[train]")])
 def test_errors_from_within(error, code, says, made, refused, monkeypatch, tmp_path):
     def fail(*args, **kwargs): raise error
@@ -325,6 +413,8 @@ def test_demo_takes_no_strangers_folder(refused, tmp_path):
 def test_evaluate_tells_where_it_fails(made, capsys, tmp_path):
     assert run("evaluate", made["run"], "--slices", "--per-query", tmp_path / "queries.csv") == 0
     out = capsys.readouterr().out
-    assert "query <= 6 words" in out and "middle third" in out
+    assert "query <= 6 words" in out
+    assert "middle third" in out
     lines = (tmp_path / "queries.csv").read_text().splitlines()
-    assert lines[0].startswith("qid,query,vid,length,iou") and len(lines) == 1 + len(read_jsonl(made["run"] / "predictions_val.jsonl"))
+    assert lines[0].startswith("qid,query,vid,length,iou")
+    assert len(lines) == 1 + len(read_jsonl(made["run"] / "predictions_val.jsonl"))

@@ -11,7 +11,7 @@ ray = pytest.importorskip("ray", reason="ray is not installed; pip install 'vide
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from videolights.config import InputError  # noqa: E402
-from videolights.data import cluster  # noqa: E402
+from videolights.encoders import cluster  # noqa: E402
 from videolights.encoders.captioners import get_captioner  # noqa: E402
 from videolights.encoders.extraction import FAILURES, extract, open_encoders  # noqa: E402
 from videolights.encoders.synthesis import Recipe, synthesize  # noqa: E402
@@ -74,18 +74,24 @@ def test_dead_workers_lose_nothing(two_machines, videos, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "Extraction", lambda *args: Deadly(*args, log=str(log)))
     run, data, left = extract(videos, builtin, shared, annotations=[tmp_path / "train.jsonl"], progress=False, encode=cluster.encode_on_cluster(["builtin"], chunk=3))
     begun = (log / "begun").read_text().split()
-    assert begun.count("v2") == 2 and begun.count("v5") == 3                                  # died once; given up after three
-    assert set(run.failed) == {"v5", "letter"} and "3 workers died of it" == run.failed["v5"] and sorted(run.done) == [f"v{i}" for i in range(9) if i != 5]
+    assert begun.count("v2") == 2
+    assert begun.count("v5") == 3    # died once; given up after three
+    assert set(run.failed) == {"v5", "letter"}
+    assert "3 workers died of it" == run.failed["v5"]
+    assert sorted(run.done) == [f"v{i}" for i in range(9) if i != 5]
     expected = files(alone, "*.npz")
     del expected[Path("builtin_features/v5.npz")]
-    assert files(shared, "*.npz") == expected and left == {"train": 1}
-    assert not list(shared.rglob("*.tmp")) and not (shared / ".parts").exists()
+    assert files(shared, "*.npz") == expected
+    assert left == {"train": 1}
+    assert not list(shared.rglob("*.tmp"))
+    assert not (shared / ".parts").exists()
     assert {Path(r["video"]).stem for r in read_jsonl(shared / FAILURES)} == {"v5", "letter"}
 
     monkeypatch.undo()                                                                        # once more, with a decoder that bears v5: nothing else is touched
     before = {p: p.stat().st_mtime_ns for p in shared.rglob("v*.npz")}
     again, *_ = extract(videos, builtin, shared, annotations=[tmp_path / "train.jsonl"], progress=False, encode=cluster.encode_on_cluster(["builtin"]))
-    assert again.done == ["v5"] and all(p.stat().st_mtime_ns == t for p, t in before.items())
+    assert again.done == ["v5"]
+    assert all(p.stat().st_mtime_ns == t for p, t in before.items())
     assert files(shared, "*").keys() == files(alone, "*").keys()
     for pattern in ("*.npz", "annotations/*"): assert files(shared, pattern) == files(alone, pattern)
 
@@ -104,7 +110,10 @@ def test_a_machine_goes_away_and_synthesis_is_the_same(two_machines, videos, tmp
             yield answer
     monkeypatch.setattr(cluster, "stream", lose_a_machine)
     two = synthesize(videos, stand_in, stand_in, tmp_path / "shared", recipe, progress=False, caption=caption)
-    assert seen and two["rows"] == one["rows"] and two["captioned"] == one["captioned"] == 9 and list(two["failed"]) == list(one["failed"]) == ["letter"]
+    assert seen
+    assert two["rows"] == one["rows"]
+    assert two["captioned"] == one["captioned"] == 9
+    assert list(two["failed"]) == list(one["failed"]) == ["letter"]
     assert files(tmp_path / "alone", "captions/*") == files(tmp_path / "shared", "captions/*")
     assert (tmp_path / "alone" / "examples.html").read_bytes() == (tmp_path / "shared" / "examples.html").read_bytes()
 

@@ -14,6 +14,7 @@ from videolights.config import DataConfig, InputError, Source
 from videolights.data import store as features
 from videolights.data.annotations import clips_inside, read_annotations, saliency_labels, with_duration, write_annotations
 from videolights.data.store import Dataset, FeatureStore, FolderFeatures, check, open_features, pack
+from videolights.files import locked
 
 
 # --- real files ---------------------------------------------------------------------------------------------------------------------------
@@ -226,7 +227,7 @@ def test_a_store_that_does_not_fit_is_refused(small):
         assert any("another feature contract" in str(p) for p in check(other, progress=False))
     index = json.loads((store / "index.json").read_text())
     (store / "index.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(InputError, match="not a store of version 1"): FeatureStore.open(small)
+    with pytest.raises(InputError, match="a store of version 99, not 1; run `videolights data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index)[:100])
     with pytest.raises(InputError, match="index.json: not valid JSON.*data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index))
@@ -243,6 +244,22 @@ def test_reading_is_cut_to_contract(small):
     assert item["video"].shape == (4, 10) and item["saliency"].tolist() == [0, 0, 1, 1] and item["windows"].tolist() == [[4, 8]]
     assert FolderFeatures(replace(small, max_words=2)).text(0).shape == (2, 5)
     with pytest.raises(InputError, match="no split 'val', only train"): Dataset(small, "val")
+
+
+def test_a_place_in_use_says_by_whom(tmp_path):
+    "Another process is refused with a name, and let in when the first one is gone, however it went."
+    code = "import sys; from videolights.files import locked\nwith locked(sys.argv[1]): print('held', flush=True); sys.stdin.read()"
+    def start(): return subprocess.Popen([sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    first = start()
+    assert first.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match=rf"is in use by another process \(pid {first.pid} on .*, since .*\); wait or choose"):
+        with locked(tmp_path): pass
+    first.kill(); first.wait()
+    with locked(tmp_path): pass
+    second = start()
+    assert second.stdout.readline() == "held\n"
+    second.communicate("")
+    assert second.returncode == 0 and [f.name for f in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("change, message", [

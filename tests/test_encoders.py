@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import CLIPModel, CLIPTokenizerFast
+from transformers import CLIPModel, CLIPTokenizer
 
 import videolights.encoders.onnx as export
 from tiny_bundle import tiny_bundle
 from videolights.deploy.bundle import open_bundle
 from videolights.config import InputError
 from videolights.encoders.clip import ClipEncoder, random_clip
-from videolights.deploy.exported import ENCODER, HASHED, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
-from videolights.features.protocol import Encoder, encode_file, get_encoder
+from videolights.deploy.exported import DESCRIPTION, ENCODER_FILES, TEXT, VIDEO, ExportedEncoder, is_encoder, open_encoder
+from videolights.features.protocol import FeatureEncoder, encode_file, get_encoder
 from videolights.features.video import read_clips
 
 QUERIES = ["a dog runs", "THE  Ball isn't\tred?!", "una niña corre 3½ km", "狗在跑 🐕 e\u0301", "Ελλάδα <|endoftext|> dog", "runs " * 300]
@@ -54,7 +54,7 @@ def model_bundle(bundle, tmp_path_factory):
     return folder
 
 
-def close(a, b): return a.shape == b.shape and np.abs(a - b).max() < 1e-4
+def close(a, b): return a.shape == b.shape and np.abs(a - b).max() < 1e-4    # single precision, sums of some hundred products of numbers around one
 
 
 @pytest.mark.parametrize("size", [(1, 32, 32), (5, 270, 480), (33, 101, 37), (2, 20, 24)], ids=str)
@@ -66,15 +66,18 @@ def test_onnx_frames_equal_torch(encoder, bundle, size):
 @pytest.mark.parametrize("batch", [1, 4, 32])
 def test_onnx_pipeline_equals_torch(encoder, bundle, video, batch):
     exported = ExportedEncoder(bundle, threads=1, batch=batch)
-    assert isinstance(exported, Encoder) and exported.facts == encoder.facts
+    assert isinstance(exported, FeatureEncoder)
+    assert exported.facts == encoder.facts
     for seconds, rows in ((2, 4), (1, 7)):
         found = encode_file(exported, video, seconds)
-        assert found.shape == (rows, 96) and found.dtype == np.float32 and close(found, encode_file(encoder, video, seconds))
+        assert found.shape == (rows, 96)
+        assert found.dtype == np.float32
+        assert close(found, encode_file(encoder, video, seconds))
     assert all(map(close, exported.encode_text(QUERIES), encoder.encode_text(QUERIES)))
 
 
 def test_tokens_are_those_of_transformers(clip, bundle):
-    exported, theirs = ExportedEncoder(bundle), CLIPTokenizerFast.from_pretrained(clip)
+    exported, theirs = ExportedEncoder(bundle), CLIPTokenizer.from_pretrained(clip)
     for query, encoding in zip(QUERIES, exported.tokenize(QUERIES)):
         assert encoding.ids == theirs(query, truncation=True)["input_ids"]
         assert len(exported.words(query)) == len(encoding.ids) <= 77
@@ -82,7 +85,7 @@ def test_tokens_are_those_of_transformers(clip, bundle):
 
 
 def test_states_are_those_of_transformers(clip, encoder):
-    model, tokenizer = CLIPModel.from_pretrained(clip).eval(), CLIPTokenizerFast.from_pretrained(clip)
+    model, tokenizer = CLIPModel.from_pretrained(clip).eval(), CLIPTokenizer.from_pretrained(clip)
     inputs = tokenizer(QUERIES, truncation=True, padding=True, return_tensors="pt")
     with torch.no_grad(): wanted = model.text_model(**inputs).last_hidden_state.numpy()
     for states, row, mask in zip(encoder.encode_text(QUERIES), wanted, inputs["attention_mask"].numpy()): assert close(states, row[mask == 1])
@@ -105,7 +108,8 @@ def test_memory_is_a_batch(encoder):
     def embed(frames): sizes.append(len(frames)); assert len(asked) <= sum(sizes) + 1; return np.zeros((len(frames), 96), np.float32)
     small = ClipEncoder.__new__(ClipEncoder)
     small.__dict__ = {**encoder.__dict__, "embed_frames": embed, "batch": 8}
-    assert small.encode_video(film()).shape == (100, 96) and max(sizes) == 8
+    assert small.encode_video(film()).shape == (100, 96)
+    assert max(sizes) == 8
 
 
 FRESH = """
@@ -126,7 +130,8 @@ encoder = ExportedEncoder({str(bundle)!r}, threads=1)
 np.savez({str(tmp_path / 'found.npz')!r}, video=encode_file(encoder, {str(video)!r}, 2.0), text=encoder.encode_text(["a dog runs"])[0])
 """)
     with np.load(tmp_path / "found.npz") as found:
-        assert close(found["video"], encode_file(encoder, video, 2.0)) and close(found["text"], encoder.encode_text(["a dog runs"])[0])
+        assert close(found["video"], encode_file(encoder, video, 2.0))
+        assert close(found["text"], encoder.encode_text(["a dog runs"])[0])
 
 
 def test_a_model_answers_from_a_file_without_torch(encoder, model_bundle, video):
@@ -141,7 +146,8 @@ print(json.dumps([p.to_dict() for p in runtime.predict_video({str(video)!r}, ["a
     features = runtime.prepare_video(dict(clip=encode_file(encoder, video, 2.0)))
     for row, query in zip(found, ("a dog runs", "the ball")):
         wanted = runtime.predict(features, runtime.prepare_text(dict(clip_text=encoder.encode_text([query])[0])))
-        assert row["query"] == query and np.allclose(row["pred_saliency_scores"], wanted.saliency, atol=2e-3)
+        assert row["query"] == query
+        assert np.allclose(row["pred_saliency_scores"], wanted.saliency, atol=2e-3)
 
 
 def test_the_models_encoder_must_fit(model_bundle, tmp_path, monkeypatch):
@@ -155,20 +161,21 @@ def test_the_models_encoder_must_fit(model_bundle, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"videolights\[encoders\]"): open_encoder(contract, tmp_path)
 
 
-@pytest.mark.parametrize("name", [*HASHED, ENCODER])
+@pytest.mark.parametrize("name", [*ENCODER_FILES, DESCRIPTION])
 def test_a_changed_encoder_is_refused(bundle, tmp_path, name):
     copy = shutil.copytree(bundle, tmp_path / "copy")
     content = (copy / name).read_bytes()
-    changed = content.replace(b'"text_dim": 64', b'"text_dim": 65') if name == ENCODER else content[:-1] + bytes([content[-1] ^ 1])
+    changed = content.replace(b'"text_dim": 64', b'"text_dim": 65') if name == DESCRIPTION else content[:-1] + bytes([content[-1] ^ 1])
     (copy / name).write_bytes(changed)
     with pytest.raises(InputError) as told: ExportedEncoder(copy)
-    assert str(copy) in str(told.value) and "\n" not in str(told.value)
+    assert str(copy) in str(told.value)
+    assert "\n" not in str(told.value)
     (copy / name).unlink()
     with pytest.raises(InputError, match="no such file"): ExportedEncoder(copy)
 
 
 def test_an_export_that_fails_keeps_the_earlier_one(encoder, bundle, monkeypatch):
-    before = (bundle / ENCODER).read_bytes()
+    before = (bundle / DESCRIPTION).read_bytes()
     def copied(encoder, folder):
         for name in (VIDEO, TEXT): shutil.copy(bundle / name, folder)
     monkeypatch.setattr(export, "save_graphs", copied)
@@ -178,19 +185,24 @@ def test_an_export_that_fails_keeps_the_earlier_one(encoder, bundle, monkeypatch
     monkeypatch.setattr(export, "save_graphs", stopped)
     with pytest.raises(KeyboardInterrupt): export.export_encoder(encoder, bundle)
     shutil.rmtree(bundle.parent / "other")
-    assert (bundle / ENCODER).read_bytes() == before and [p.name for p in bundle.parent.iterdir()] == ["clip"]
+    assert (bundle / DESCRIPTION).read_bytes() == before
+    assert [p.name for p in bundle.parent.iterdir()] == ["clip"]
 
 
 def test_bundle_tells_what_it_is(bundle, monkeypatch):
-    described, parity = json.loads((bundle / ENCODER).read_text()), json.loads((bundle / "parity.json").read_text())
-    assert described["licence"] == "MIT (openai/CLIP)" and described["weights"] == "small" and described["preprocessing"]["crop"] == 32
-    assert parity["worst"] < 1e-4 and len(parity["cases"]) == len(export.VIDEOS) + len(export.SENTENCES)
+    described, parity = json.loads((bundle / DESCRIPTION).read_text()), json.loads((bundle / "parity.json").read_text())
+    assert described["licence"] == "MIT (openai/CLIP)"
+    assert described["weights"] == "small"
+    assert described["preprocessing"]["crop"] == 32
+    assert parity["worst"] < 1e-4
+    assert len(parity["cases"]) == len(export.VIDEOS) + len(export.SENTENCES)
     for name in (VIDEO, TEXT): assert str(bundle.parent.parent).encode() not in (bundle / name).read_bytes()
     code = (bundle / "README.md").read_text().split("```python\n")[2].split("```")[0]
     assert "videolights" not in code
     monkeypatch.chdir(bundle.parent)
     exec(code, names := {})
-    assert names["embeddings"].shape == (1, 96) and names["states"].shape == (1, len(names["ids"][0]), 64)
+    assert names["embeddings"].shape == (1, 96)
+    assert names["states"].shape == (1, len(names["ids"][0]), 64)
 
 
 def test_weights_that_are_missing_are_one_line(clip, tmp_path, monkeypatch):
@@ -214,14 +226,19 @@ def test_hub_is_not_reached_offline(monkeypatch):
 
 
 def test_what_is_an_encoder(clip, bundle, tmp_path):
-    assert is_encoder(clip) and is_encoder("openai/clip-vit-large-patch14")
-    assert not is_encoder(bundle) and not is_encoder(tmp_path) and not is_encoder(tiny_bundle()[1]) and not is_encoder(tmp_path / "clip")
+    assert is_encoder(clip)
+    assert is_encoder("openai/clip-vit-large-patch14")
+    assert not is_encoder(bundle)
+    assert not is_encoder(tmp_path)
+    assert not is_encoder(tiny_bundle()[1])
+    assert not is_encoder(tmp_path / "clip")
 
 
 def test_rows_fit_stored_features(encoder, realdata):
     for vid in ("3MSZA", "Y1HGC"):
         with np.load(realdata / "charades_clip" / "clip_features" / f"{vid}.npz") as stored: rows = stored["features"]
-        assert rows.shape[1] == 512 and len(encode_file(encoder, realdata / "videos" / f"charades_{vid}.mp4", 1.0)) == len(rows)      # clips of one second
+        assert rows.shape[1] == 512
+        assert len(encode_file(encoder, realdata / "videos" / f"charades_{vid}.mp4", 1.0)) == len(rows)    # clips of one second
     with np.load(realdata / "qvhighlights" / "release_layout" / "clip_text_features" / "qid5263.npz") as stored: states = stored["last_hidden_state"]
     query = "Animation of the planet earth with some letters appearing on it"
     assert states.shape == (len(query.split()) + 2, 512)                    # a row per word and two marks: real CLIP has these words as single tokens

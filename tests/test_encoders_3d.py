@@ -10,7 +10,7 @@ from videolights.config import InputError
 from videolights.encoders.i3d import I3D, I3DEncoder
 from videolights.encoders.networks import read_weights
 from videolights.features.protocol import encode_file, get_encoder
-from videolights.encoders.slowfast import SlowFast, SlowFastEncoder, load_slowfast, our_name
+from videolights.encoders.slowfast import SlowFast, SlowFastEncoder, load_slowfast, pyslowfast_name
 
 
 def norm(name, channels): return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
@@ -39,14 +39,16 @@ def published_slowfast():
 def test_slowfast_is_the_published_network():
     with torch.device("meta"): network = SlowFast(classes=400)
     ours = {name: tuple(v.shape) for name, v in network.state_dict().items() if "tracked" not in name}
-    assert {our_name(name): shape for name, shape in published_slowfast().items()} == ours
+    assert {pyslowfast_name(name): shape for name, shape in published_slowfast().items()} == ours
     assert sum(p.numel() for p in network.parameters()) == 34_566_488
 
 
 def test_slowfast_at_full_size():
     network = SlowFast().eval()
     with torch.inference_mode(): rows = network(torch.randn(1, 3, 32, 64, 64))
-    assert rows.shape == (1, 2304) and rows.isfinite().all() and (rows >= 0).all()      # averages of what a ReLU let through
+    assert rows.shape == (1, 2304)
+    assert rows.isfinite().all()
+    assert (rows >= 0).all()    # averages of what a ReLU let through
 
 
 def test_what_each_pathway_sees():
@@ -56,7 +58,8 @@ def test_what_each_pathway_sees():
     x = torch.arange(32.)[None, None, :, None, None].expand(1, 3, 32, 16, 16)
     with torch.inference_mode(): network(x)
     slow, fast = (pathway[0, 0, :, 0, 0].tolist() for pathway in seen[0])
-    assert slow == [0, 4, 8, 13, 17, 22, 26, 31] and fast == list(range(32))
+    assert slow == [0, 4, 8, 13, 17, 22, 26, 31]
+    assert fast == list(range(32))
 
 
 def published_i3d():
@@ -91,7 +94,7 @@ SMALL = dict(width=8, depths=(1, 2, 1, 1))
 
 def test_slowfast_weights_by_pytorchvideo_names(tmp_path):
     network = filled(SlowFast(**SMALL, classes=3))
-    names = {our_name(name): name for name in published_slowfast()}
+    names = {pyslowfast_name(name): name for name in published_slowfast()}
     torch.save({"model_state": {names[n]: v for n, v in network.state_dict().items() if n in names}}, tmp_path / "SLOWFAST_8x8_R50.pyth")
     x = torch.randn(2, 3, 8, 16, 16)
     with torch.inference_mode(): assert torch.equal(load_slowfast(tmp_path / "SLOWFAST_8x8_R50.pyth", SlowFast(**SMALL))(x), network(x))
@@ -101,7 +104,8 @@ def test_rows_depend_on_their_clip_alone():
     clips = np.random.default_rng(0).integers(0, 256, (7, 16, 64, 64, 3)).astype(np.uint8)
     for encoder in (SlowFastEncoder(filled(SlowFast(**SMALL)), frames=16, size=64, device="cpu"), I3DEncoder(filled(I3D(share=1 / 32)), frames=16, size=64, device="cpu")):
         rows = encoder.encode_video(iter(clips))
-        assert rows.dtype == np.float32 and rows.shape == (7, encoder.video_dim)
+        assert rows.dtype == np.float32
+        assert rows.shape == (7, encoder.video_dim)
         for size in (1, 3): encoder.batch = size; np.testing.assert_allclose(encoder.encode_video(clips), rows, rtol=1e-4)
         np.testing.assert_allclose(encoder.encode_video(clips[[5, 5, 2]]), rows[[5, 5, 2]], rtol=1e-4)
 
@@ -151,7 +155,10 @@ def test_blip2_without_some_weights_is_refused(tmp_path):
 
 def test_real_video_has_the_rows_of_the_packs(realdata):
     stored = np.load(next((realdata / "qvhighlights/release_layout/slowfast_video_features").glob("*.npz")))["features"]
-    assert len(stored) == 75 and stored.shape[1] == 2304 and (stored >= 0).all()              # what a ReLU lets through, as with ours
+    assert len(stored) == 75
+    assert stored.shape[1] == 2304
+    assert (stored >= 0).all()    # what a ReLU lets through, as with ours
     encoder = SlowFastEncoder(SlowFast(8, (1, 1, 1, 1)), size=32, device="cpu", batch=16)
     rows = encode_file(encoder, realdata / "videos/qvh_HY7EC5zXoEE_60.0_210.0.mp4", 2)
-    assert len(rows) == len(stored) and (rows >= 0).all()
+    assert len(rows) == len(stored)
+    assert (rows >= 0).all()

@@ -52,8 +52,9 @@ def zoo(tmp_path_factory):
     noise = bytearray((folder / "good.mp4").read_bytes()); noise[100:-900] = np.random.default_rng(0).bytes(len(noise) - 1000)
     (folder / "corrupt.mp4").write_bytes(noise)
     (folder / "zero.mp4").touch()
-    (folder / "notes.txt").write_text("not a video\n" * 100)
-    (folder / "good.json").write_text("{}")
+    (folder / "notes.mkv").write_text("not a video\n" * 100)
+    (folder / "notes.txt").write_text("not a video\n" * 100); (folder / "good.json").write_text("{}")      # passed over, by their endings
+    shutil.copy(folder / "good.mp4", folder / "sub" / "good.mp4")
     (folder / ".hidden.mp4").touch()
     with av.open(str(folder / "empty.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=8); stream.height, stream.width, stream.pix_fmt = 32, 40, "yuv420p"
@@ -65,8 +66,8 @@ def zoo(tmp_path_factory):
     return folder
 
 
-BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.txt": "no moving pictures",
-       "good.json": "shares its name with good.mp4", "sound.mp4": "no moving pictures"}
+BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.mkv": "cannot be decoded",
+       "good.mp4": "shares its name with good.mp4", "sound.mp4": "no moving pictures"}
 
 
 def three_hours(path):
@@ -96,7 +97,9 @@ def test_every_kind_of_file_by_the_command(zoo, annotations, tmp_path, capsys, m
     words = ("extract", folder, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--workers", 3, "--batch", 4)
     assert run(*words) == 1
     said = capsys.readouterr().out
-    assert "done:     6 videos" in said and "failed:   7 files" in said and "left out: 1 queries of train" in said
+    assert "done:     6 videos" in said
+    assert "failed:   7 files" in said
+    assert "left out: 1 queries of train" in said
     failures = {row["video"].rsplit("/", 1)[1]: row["reason"] for row in read_jsonl(out / "failures.jsonl")}
     assert failures.keys() == BAD.keys() and all(BAD[name] in reason and "\n" not in reason for name, reason in failures.items()), failures
     rows = {p.stem: len(read_array(p, "features")) for p in (out / "builtin_features").iterdir()}
@@ -104,16 +107,21 @@ def test_every_kind_of_file_by_the_command(zoo, annotations, tmp_path, capsys, m
     minutes = read_array(video_file(out, "builtin", "three hours"), "features")[:, 0] - (20 + np.arange(5400) // 30)
     assert np.abs(minutes).max() < 5
     data = DataConfig.load(out / "dataset.yaml")
-    assert run("data", "check", out / "dataset.yaml") == 0 and set(data.splits) == {"train", "val"} and data.encoder == "builtin"
+    assert run("data", "check", out / "dataset.yaml") == 0
+    assert set(data.splits) == {"train", "val"}
+    assert data.encoder == "builtin"
     before = features(out)
-    assert run(*words) == 1 and "done:     0 videos, 0 queries; 6 videos were there already" in capsys.readouterr().out and features(out) == before
+    assert run(*words) == 1
+    assert "done:     0 videos, 0 queries; 6 videos were there already" in capsys.readouterr().out
+    assert features(out) == before
 
 
 def test_what_was_extracted_packs_and_trains(zoo, annotations, tmp_path):
     out, good = tmp_path / "out", tmp_path / "good"
     good.mkdir()
     for name in GOOD: os.symlink(zoo / name, good / name.split("/")[-1])
-    assert run("extract", good, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--pack") == 0 and not (out / "failures.jsonl").read_text()
+    assert run("extract", good, "--sources", "builtin", "--out", out, "--annotations", *annotations, "--pack") == 0
+    assert not (out / "failures.jsonl").read_text()
     model = dict(dim=16, heads=2, feedforward=16, encoder_layers=1, decoder_layers=1, slots=3, align_dim=8)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(dict(data="out/dataset.yaml", model=model, train=dict(epochs=1, batch_size=3))))   # two steps
     assert run("train", tmp_path / "recipe.yaml", "--out", tmp_path / "run") == 0
@@ -125,8 +133,10 @@ def test_frames_at_the_start_of_a_clip_reach_the_bundle(zoo, root, tmp_path):
     out, good = tmp_path / "out", zoo / "good.mp4"
     assert run("extract", good, "--sources", "builtin", "--out", out, "--at", 0) == 0
     data, stored = DataConfig.load(out / "dataset.yaml"), read_array(video_file(out, "builtin", "good")).astype(np.float32)
-    assert data.contract()["at"] == 0 and np.array_equal(stored, encode_file(BuiltinEncoder(), good, 2, at=0))
-    assert run("extract", good, "--sources", "builtin", "--out", out) == 2 and run("extract", good, "--sources", "builtin", "--out", out, "--at", 1) == 2
+    assert data.contract()["at"] == 0
+    assert np.array_equal(stored, encode_file(BuiltinEncoder(), good, 2, at=0))
+    assert run("extract", good, "--sources", "builtin", "--out", out) == 2
+    assert run("extract", good, "--sources", "builtin", "--out", out, "--at", 1) == 2
     pytest.importorskip("onnxruntime")
     from videolights.deploy.runtime import Runtime
     runtime, given = Runtime.load(root / "exported" / "toyworld", "cpu"), []
@@ -134,7 +144,9 @@ def test_frames_at_the_start_of_a_clip_reach_the_bundle(zoo, root, tmp_path):
     runtime.predict_batch = lambda videos, *args, **options: given.append(videos[0]) or answer(videos, *args, **options)
     for at in (0, .5): runtime.contract = {**runtime.contract, "at": at}; runtime.predict_video(good, "a thing moves")
     starts, middles = (runtime.prepare_video({"builtin": encode_file(BuiltinEncoder(), good, 2, at)}) for at in (0, .5))
-    assert np.array_equal(given[0], starts) and np.array_equal(given[1], middles) and not np.allclose(starts, middles)
+    assert np.array_equal(given[0], starts)
+    assert np.array_equal(given[1], middles)
+    assert not np.allclose(starts, middles)
 
 
 def test_weights_go_to_the_encoder_they_are_named_for(root, tmp_path, capsys):
@@ -143,9 +155,12 @@ def test_weights_go_to_the_encoder_they_are_named_for(root, tmp_path, capsys):
     from videolights.deploy.runtime import Runtime
     place = str(random_clip(tmp_path / "clip"))
     both = get_encoder("builtin+clip", {"clip": place})
-    assert [e.name for e in both.encoders] == ["builtin", "clip"] and both.video_dim == 96 + 16
-    runtime = Runtime(None, dict(encoder="clip", video_dim=16, text_dim=24), tmp_path, weights={"clip": place})
-    assert runtime.encoder.name == "clip" and runtime.encoder.text_dim == 24
+    assert [e.name for e in both.encoders] == ["builtin", "clip"]
+    assert both.video_dim == 96 + 16
+    session = Runtime.load(root / "exported" / "toyworld", "cpu").session
+    runtime = Runtime(session, dict(encoder="clip", video_dim=16, text_dim=24), tmp_path, weights={"clip": place})
+    assert runtime.encoder.name == "clip"
+    assert runtime.encoder.text_dim == 24
     bundle, video = root / "exported" / "toyworld", tmp_path / "a.mp4"
     write_video(video, moving(3), 8)
     for weights, says in (("clip=x", "weights are given for 'clip', which is not among the encoders builtin"), ("clip", "expected source=place"), ("builtin=x", "has no weights")):
@@ -176,15 +191,19 @@ def test_several_encoders_share_a_decode(zoo, annotations, tmp_path):
                 **open_encoders(["clip", "blip2"], dict(clip=str(random_clip(tmp_path / "clip")), blip2=str(random_blip2(tmp_path / "blip2"))), "cpu")}
     done, data, left = extract(zoo, encoders, tmp_path / "out", annotations=annotations, batch=5, workers=2, progress=False)
     config = DataConfig.load(data)
-    assert len(done.done) == 5 and check(config, progress=False) == [] and left == {"train": 1, "val": 0}
-    assert [s.name for s in config.sources] == ["slowfast", "clip", "blip2", "clip_text", "blip2_text"] and config.encoder == "slowfast+clip+blip2"
+    assert len(done.done) == 5
+    assert check(config, progress=False) == []
+    assert left == {"train": 1, "val": 0}
+    assert [s.name for s in config.sources] == ["slowfast", "clip", "blip2", "clip_text", "blip2_text"]
+    assert config.encoder == "slowfast+clip+blip2"
     for name, encoder in encoders.items():
         for vid in ("good", "still"):
             np.testing.assert_allclose(read_array(video_file(tmp_path / "out", name, vid)).astype(np.float32), encode_file(encoder, zoo / f"{vid}.mp4", 2), atol=2e-3)
     before = features(tmp_path / "out")
     for name, vid in [("blip2", "good"), ("slowfast", "nested")]: video_file(tmp_path / "out", name, vid).unlink()          # one source of one video each
     again, *_ = extract(zoo, encoders, tmp_path / "out", annotations=annotations, batch=5, workers=1, progress=False)
-    assert set(again.done) == {"good", "nested"} and again.skipped == 3
+    assert set(again.done) == {"good", "nested"}
+    assert again.skipped == 3
     assert features(tmp_path / "out") == before
 
 
@@ -200,7 +219,10 @@ def test_real_videos_from_file_to_data_set(realdata, tmp_path):
                 **open_encoders(["clip", "blip2"], dict(clip=str(random_clip(tmp_path / "clip")), blip2=str(random_blip2(tmp_path / "blip2"))), "cpu")}
     queries, = (realdata / "videos").glob("qvh_*_queries.jsonl")
     done, data, left = extract(tmp_path / "videos", encoders, tmp_path / "out", annotations=[queries], protocol="qvhighlights", progress=False)
-    assert len(done.done) == 4 and not done.failed and not any(left.values()) and check(DataConfig.load(data), progress=False) == []
+    assert len(done.done) == 4
+    assert not done.failed
+    assert not any(left.values())
+    assert check(DataConfig.load(data), progress=False) == []
     stored = read_array(next((realdata / "qvhighlights/release_layout/slowfast_video_features").glob("*.npz")), "features")
     for name in encoders: assert len(read_array(video_file(tmp_path / "out", name, "HY7EC5zXoEE_60.0_210.0"))) == len(stored) == 75      # as many clips as the public pack has
 
@@ -217,7 +239,8 @@ def test_a_video_that_an_encoder_cannot_take_fails_alone(tmp_path):
     for name, level in dict(bright=240, dark=0, fine=100, other=120).items():
         write_video(tmp_path / f"videos/{name}.mp4", [np.full((16, 16, 3), level, np.uint8)] * 24, 4)
     done, *_ = extract(tmp_path / "videos", {"fragile": Fragile()}, tmp_path / "out", batch=8, progress=False)
-    assert sorted(done.done) == ["fine", "other"] and done.failed == {"bright": "out of memory", "dark": "its features are not finite in half precision"}
+    assert sorted(done.done) == ["fine", "other"]
+    assert done.failed == {"bright": "out of memory", "dark": "its features are not finite in half precision"}
     assert sorted(p.stem for p in (tmp_path / "out/fragile_features").iterdir()) == ["fine", "other"]
 
 
@@ -234,7 +257,7 @@ def test_bad_input_is_one_line(zoo, tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "slash.jsonl").write_text('{"qid": "../1", "query": "a dog", "vid": "good"}\n')
     out = ("--out", tmp_path / "out")
-    cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no files"),
+    cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no videos"),
              ((zoo, "--sources", "bultin", *out), "no encoder is called 'bultin'"), ((zoo, "--sources", ",", *out), "names no encoder"),
              ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "positive number"),
              ((zoo, "--sources", "builtin", "--weights", "clip", *out), "expected source=place"), ((zoo, "--sources", "builtin", "--weights", "clip=x", *out), "is not among the sources"),

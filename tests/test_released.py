@@ -93,7 +93,7 @@ def test_losses_and_gradients_are_the_releases(parity, one_thread, epoch):
     ours, theirs = dict(model.named_parameters()), dict(zip(state, file[f"gradnorm_epoch{epoch}"]))
     for name, wanted in theirs.items():
         target = our_name(name)
-        if target is None: assert wanted == 0, f"{name} is called unused and has a gradient"; continue
+        if not target: assert wanted == 0, f"{name} is called unused and has a gradient"; continue
         parts = [ours[target.replace("qkv", part)] for part in "qkv"] if ".qkv." in target else [ours[target]]
         norm = sum(float(p.grad.norm()) ** 2 for p in parts if p.grad is not None) ** .5
         assert abs(norm - wanted) <= 1e-3 * wanted + 1e-6, f"{name}: {norm} against {wanted}"
@@ -110,8 +110,9 @@ def test_padding_leaves_valid_outputs_alone(parity):
 def test_state_dict_problems_are_listed(parity):
     _, state, options, _ = parity
     from videolights.config import InputError
-    with pytest.raises(InputError, match="unknown to this version: audio_proj.weight"): load_released(state | {"audio_proj.weight": torch.zeros(1)}, options)
-    with pytest.raises(InputError, match="heads.label.weight is missing"): load_released({k: v for k, v in state.items() if k != "class_embed.weight"}, options)
+    with pytest.raises(InputError, match="unknown to the layout of released: audio_proj.weight"): load_released(state | {"audio_proj.weight": torch.zeros(1)}, options)
+    with pytest.raises(InputError, match="heads.label.bias is missing"): load_released({k: v for k, v in state.items() if k != "class_embed.bias"}, options)
+    with pytest.raises(InputError, match="holds no parameter for 'heads.label.weight'"): load_released({k: v for k, v in state.items() if k != "class_embed.weight"}, options)
     wide = state | {"saliency_proj1.weight": torch.zeros(300, 256)}
     with pytest.raises(InputError, match="saliency.clip.weight has"): load_released(wide, options)
     assert translate(state)[2] == []

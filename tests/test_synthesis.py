@@ -8,8 +8,8 @@ from videolights.cli import main
 from videolights.config import Config, DataConfig, InputError
 from videolights.encoders import synthesis
 from videolights.data.annotations import read_annotations
-from videolights.encoders.captioners import get_captioner, get_matcher, random_captioner
-from videolights.encoders.extraction import find_videos, open_encoders
+from videolights.encoders.captioners import get_captioner, get_matcher
+from videolights.encoders.extraction import open_encoders, videos_by_id
 from videolights.data.store import Dataset, check
 from videolights.encoders.synthesis import Recipe, choose_videos, synthesize, to_queries
 from videolights.files import read_json, read_jsonl, write_jsonl
@@ -34,7 +34,7 @@ def videos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("videos")
     for i, (name, seconds) in enumerate({"a.mp4": 34, "zwei größere.mp4": 20, "short.mp4": 6, "sub/c.mp4": 47}.items()):
         (folder / name).parent.mkdir(exist_ok=True); film(folder / name, seconds, i)
-    (folder / "empty.mp4").touch(); (folder / "letter.txt").write_text("Dear editor,\n" * 50)
+    (folder / "empty.mp4").touch(); (folder / "letter.avi").write_text("Dear editor,\n" * 50); (folder / "letter.txt").write_text("Dear editor,\n" * 50)
     (folder / "half.mp4").write_bytes((folder / "a.mp4").read_bytes()[:1500])
     return folder
 
@@ -49,16 +49,22 @@ def contents(folder): return {p.relative_to(folder): p.read_bytes() for p in sor
 def test_a_harsh_folder_becomes_a_data_set(videos, stand_in, tmp_path):
     out = tmp_path / "out"
     result = synthesize(videos, stand_in, stand_in, out, encoders=open_encoders(["builtin"]), progress=False)
-    assert set(result["failed"]) == {"empty", "half", "letter"} and result["captioned"] == 4
-    assert {row["video"].rpartition("/")[2] for row in read_jsonl(out / "caption_failures.jsonl")} == {"empty.mp4", "half.mp4", "letter.txt"}
+    assert set(result["failed"]) == {"empty", "half", "letter"}
+    assert result["captioned"] == 4
+    assert {row["video"].rpartition("/")[2] for row in read_jsonl(out / "caption_failures.jsonl")} == {"empty.mp4", "half.mp4", "letter.avi"}
     data = DataConfig.load(result["data"])
-    assert check(data, progress=False) == [] and read_annotations(data.path(data.splits["train"]), clip_seconds=2) == result["rows"]
+    assert check(data, progress=False) == []
+    assert read_annotations(data.path(data.splits["train"]), clip_seconds=2) == result["rows"]
     assert {row["vid"] for row in result["rows"]} == {"a", "zwei größere", "c"}                      # six seconds make no interval
     for i, item in enumerate(Dataset(data, "train")):
         labels, row = item["saliency"], result["rows"][i]
-        assert (labels[row["relevant_clip_ids"]] > 0).all() and np.count_nonzero(labels) == len(row["relevant_clip_ids"]) and labels.max() <= 12
+        assert (labels[row["relevant_clip_ids"]] > 0).all()
+        assert np.count_nonzero(labels) == len(row["relevant_clip_ids"])
+        assert labels.max() <= 12
     page = (out / "examples.html").read_text()
-    assert page.count("<img") == len(result["rows"]) and "http" not in page and "<script" not in page
+    assert page.count("<img") == len(result["rows"])
+    assert "http" not in page
+    assert "<script" not in page
 
 
 def test_captions_name_what_is_there_and_scores_follow(videos, stand_in, tmp_path):
@@ -67,7 +73,8 @@ def test_captions_name_what_is_there_and_scores_follow(videos, stand_in, tmp_pat
     drawn = [scenes[0].permutation(4)[:2] for _ in range(4)]
     for row in (r for r in rows if r["vid"] == "a"):
         ground, thing = drawn[int(row["relevant_windows"][0][0] // 10)]
-        assert row["query"] == f"something {words[thing]} in front of {words[ground]}" and min(sum(s) for s in row["saliency_scores"]) > 10
+        assert row["query"] == f"something {words[thing]} in front of {words[ground]}"
+        assert min(sum(s) for s in row["saliency_scores"]) > 10
 
 
 @pytest.mark.parametrize("form", ["paper", "released"])
@@ -84,9 +91,11 @@ def test_a_cut_run_ends_as_an_uncut_one(videos, stand_in, tmp_path, monkeypatch,
     monkeypatch.setattr(synthesis, "write_json", power_cut)
     with pytest.raises(KeyboardInterrupt): synthesize(videos, stand_in, stand_in, tmp_path / "cut", recipe, progress=False)
     monkeypatch.undo()
-    assert len(list((tmp_path / "cut" / "captions").iterdir())) == 2 and not (tmp_path / "cut" / "queries").exists()
+    assert len(list((tmp_path / "cut" / "captions").iterdir())) == 2
+    assert not (tmp_path / "cut" / "queries").exists()
     again = synthesize(videos, stand_in, stand_in, tmp_path / "cut", recipe, progress=False)
-    assert again["skipped"] == 2 and contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert again["skipped"] == 2
+    assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
 def test_a_damaged_record_is_named(videos, stand_in, tmp_path):
@@ -102,7 +111,7 @@ def test_held_out_videos_never_get_in(videos, stand_in, tmp_path):
         synthesize(videos, stand_in, stand_in, tmp_path / "out", held_out=[held], progress=False)
     assert not (tmp_path / "out").exists()                                                           # before anything is done
     (tmp_path / "charades_test.txt").write_text("a 0.0 3.0##a person sits.\n")
-    with pytest.raises(InputError, match="video 'a' is held out"): choose_videos(find_videos(videos)[0], held_out=[tmp_path / "charades_test.txt"])
+    with pytest.raises(InputError, match="video 'a' is held out"): choose_videos(videos_by_id(videos)[0], held_out=[tmp_path / "charades_test.txt"])
     with pytest.raises(InputError, match="none of its videos"): choose_videos({"z": None}, only=[held])
 
 
@@ -117,7 +126,7 @@ def test_real_splits_do_not_leak(realdata):
 
 def test_tiny_blip2_end_to_end(videos, tmp_path):
     pytest.importorskip("transformers")
-    from videolights.encoders.blip2 import random_blip2
+    from videolights.encoders.blip2 import random_blip2, random_captioner
     weights, heads = random_captioner(tmp_path / "captioner"), random_blip2(tmp_path / "heads")
     out = {}
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
@@ -126,7 +135,9 @@ def test_tiny_blip2_end_to_end(videos, tmp_path):
     records = [contents(tmp_path / name / "captions") for name in out]
     assert records[0] == records[1] != records[2]
     scores = [sum(s) for row in out["one"]["rows"] for s in row["saliency_scores"]]
-    assert scores and min(scores) > np.e - 1e-3 and max(scores) < np.exp(2.5) + 1e-3
+    assert scores
+    assert min(scores) > np.e - 1e-3
+    assert max(scores) < np.exp(2.5) + 1e-3
     with pytest.raises(InputError, match="made with sample True, not False"):
         synthesize(videos, get_captioner("blip2", weights, device="cpu"), get_matcher("blip2", heads, device="cpu"), tmp_path / "one", Recipe(saliency="released", seed=1), progress=False)
     (heads / "model.safetensors").unlink()
@@ -146,10 +157,14 @@ def test_command(videos, tmp_path, capsys):
     command = ["synthesize", str(videos), "--captioner", "colours", "--sources", "builtin", "--out", str(out)]
     assert main(command) == 1                                                                        # some files failed
     said = capsys.readouterr().out
-    assert "held out: nothing" in said and f"{len(read_jsonl(out / 'queries' / 'train.jsonl'))}, 0 captions left out" in said and "failed:   3 files" in said
-    assert main(["train", "--help"]) == 0 and "--pretrained" in capsys.readouterr().out
+    assert "held out: nothing" in said
+    assert f"{len(read_jsonl(out / 'queries' / 'train.jsonl'))}, 0 captions left out" in said
+    assert "failed:   3 files" in said
+    assert main(["train", "--help"]) == 0
+    assert "--pretrained" in capsys.readouterr().out
     for wrong, says in ([*command[:2], "--captioner", "blip3", "--out", "x"], "choose from blip2, colours"), (command + ["--clip-seconds", "3"], "no whole number of clips"):
-        assert main(wrong) == 2 and says in capsys.readouterr().err
+        assert main(wrong) == 2
+        assert says in capsys.readouterr().err
 
 
 def test_pretrain_then_fine_tune(videos, stand_in, tmp_path, capsys):
@@ -170,4 +185,7 @@ def test_pretraining_recipes_fit_the_ones_they_prepare(root, monkeypatch):
     for path in (root / "recipes").glob("*_pt.yaml"):
         one, two = (Config.load(p) for p in (path, path.with_name(path.name.replace("_pt", ""))))
         sources = [[(s.name, s.kind, s.dim, s.normalize) for s in DataConfig.load(c.data).sources] for c in (one, two)]
-        assert one.model == two.model and sources[0] == sources[1] and one.train.eval_split == "" and one.loss.align == 0.01
+        assert one.model == two.model
+        assert sources[0] == sources[1]
+        assert one.train.eval_split == ""
+        assert one.loss.align == 0.01

@@ -40,7 +40,11 @@ _NAMES = {
     "training.loop": ["train"],
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
-__all__ = sorted(_HOME)
+__all__ = [
+    "Config", "DataConfig", "Dataset", "FeatureStore", "InputError", "LossConfig", "ModelConfig", "Objective",
+    "Output", "Prediction", "Runtime", "Source", "TrainConfig", "VideoLights", "evaluate", "export_onnx", "load",
+    "load_moment_detr", "load_qd_detr", "load_released", "load_tr_detr", "make_toyworld", "train",
+]
 
 # Modules of 0.1 that have another name now. Leaves with 0.3.
 _MOVED = {
@@ -67,9 +71,9 @@ class _Moved:
 sys.meta_path.append(_Moved)
 
 
-def __getattr__(name):
+def __getattr__(name: str):
     if name not in _HOME: raise AttributeError(f"module 'videolights' has no attribute {name!r}")
     return getattr(import_module(f"videolights.{_HOME[name]}"), name)
 
 
-def __dir__(): return sorted([*globals(), *__all__])
+def __dir__(): return sorted({*globals(), *__all__})

@@ -4,103 +4,159 @@
 
 # %% auto #0
 __all__ = ['BUNDLE_VERSION', 'MODEL', 'CONTRACT', 'CONFIG', 'PARITY', 'README', 'HASHED', 'PRECISIONS', 'ENCODER', 'FEATURES',
-           'sha256', 'answer_key', 'graph_metadata', 'seal', 'open_bundle', 'sources_of']
+           'BUNDLE', 'sha256', 'SealedFolder', 'answer_key', 'graph_metadata', 'seal', 'sources_of', 'open_bundle']
 
 # %% ../../nbs/deploy/55_bundle.ipynb #c2b2a903
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import InputError
 from ..files import read_json, write_json
 
-BUNDLE_VERSION = 2   # grows when an older reader would misread the folder, or an older graph cannot be asked what a reader asks
+# %% ../../nbs/deploy/55_bundle.ipynb #55812eb5
+def sha256(
+    path: str | Path,  # a file
+) -> str:              # 64 hexadecimal digits
+    "SHA-256 of a file; an unreadable one is an error that names it."
+    try:
+        with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the bundle is incomplete, export or copy it again") from None
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read ({e.strerror}); export or copy the bundle again") from None
+
+# %% ../../nbs/deploy/55_bundle.ipynb #9e7adbae
+def _check_version(kind: "SealedFolder", described, path: Path):
+    version, readable = described.get(kind.version) if isinstance(described, dict) else None, kind.readable
+    if not isinstance(version, int):
+        raise InputError(f"{path}: has no {kind.version}, so it describes no {kind.what}; {kind.again}")
+    if version > readable[-1]:
+        raise InputError(f"{path}: {kind.version} is {version}, this package reads up to {readable[-1]}; "
+                         "upgrade videolights")
+    if version not in readable:
+        raise InputError(f"{path}: {kind.version} is {version}, this package reads {' and '.join(map(str, readable))}; "
+                         "open it with the videolights that wrote it, or export the weights again")
+
+# %% ../../nbs/deploy/55_bundle.ipynb #c94c95ed
+def _check_keys(kind: "SealedFolder", described: dict, path: Path):
+    for key in (*kind.keys, "files"):
+        if key not in described: raise InputError(f"{path}: missing key '{key}'; {kind.again}")
+    files = described["files"] if isinstance(described["files"], dict) else {}
+    for name in kind.files:
+        if name not in files: raise InputError(f"{path}: 'files' lists no {name}; {kind.again}")
+    for name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise InputError(f"{path}: 'files' names '{name}' outside the {kind.what}; {kind.again}")
+
+# %% ../../nbs/deploy/55_bundle.ipynb #4df5800a
+@dataclass(frozen=True)
+class SealedFolder:
+    "A kind of folder that one of its files describes."
+    description: str           # name of that file
+    version: str               # its key for the version
+    readable: tuple[int, ...]  # versions that can be read; the last is the one that is written
+    keys: tuple[str, ...]      # what the description must hold
+    files: tuple[str, ...]     # what no such folder is without; the first is a graph
+    what: str                  # for messages
+    made_by: str               # the command that writes one
+
+    @property
+    def again(self) -> str: return f"export or copy the {self.what} again"
+
+    def seal(
+        self,
+        folder: str | Path,      # holds all its files but the description
+        entries: dict,           # of the description
+        more: list[str] = [],    # further files to hash
+    ) -> dict:                   # the description as written
+        "Hash the files and write the description."
+        files = {name: sha256(Path(folder, name)) for name in (*self.files, *more)}
+        described = {self.version: self.readable[-1], **entries, "files": files}
+        write_json(Path(folder, self.description), described)
+        return described
+
+    def open(self, folder: str | Path) -> dict:
+        "The description, once its version, its keys and every file's hash have been verified."
+        path = Path(folder, self.description)
+        if not Path(folder).is_dir():
+            raise InputError(f"{folder}: no such folder; name the {self.what} that `{self.made_by}` wrote")
+        if not path.exists():
+            raise InputError(f"{path}: no such file; "
+                             f"{folder} is no {self.what}, write one with `{self.made_by} --out {folder}`")
+        described = read_json(path)
+        _check_version(self, described, path)
+        _check_keys(self, described, path)
+        for name, digest in described["files"].items():
+            file = Path(folder, name)
+            if sha256(file) == digest: continue
+            raise InputError(f"{file}: is cut short or altered, its SHA-256 is not that in {path.name}; {self.again}")
+        return described
+
+    def check_target(self, folder: Path):
+        "May one be written here? A folder that holds anything else is never replaced."
+        if folder.is_file(): raise InputError(f"{folder}: is a file; name a folder for the {self.what}")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / self.files[0]).exists():
+            raise InputError(f"{folder}: holds other files than a {self.what}; choose an empty or a new folder")
+
+# %% ../../nbs/deploy/55_bundle.ipynb #89efc890
+BUNDLE_VERSION = 2   # 1: graphs without stages and attention weights, every text with a video of its own
 MODEL, CONTRACT, CONFIG, PARITY, README = "model.onnx", "contract.json", "config.json", "parity.json", "README.md"
 HASHED = (MODEL, CONFIG, PARITY, README)   # what no bundle is without
 PRECISIONS = {"fp32": MODEL, "fp16": "model.fp16.onnx", "int8": "model.int8.onnx"}
 ENCODER = "encoder"                        # folder of an encoder bundle that came along
-FEATURES = ("clip_seconds", "max_words", "encoder", "video_dim", "text_dim", "sources")   # what changes an answer: repeated in the graph
-
-# %% ../../nbs/deploy/55_bundle.ipynb #55812eb5
-def sha256(
-    path,  # a file
-):         # 64 hexadecimal digits
-    "SHA-256 of a file; an unreadable one is an error that names it."
-    try:
-        with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-    except FileNotFoundError: raise InputError(f"{path}: no such file; the bundle is incomplete, export or copy it again") from None
-    except OSError as e: raise InputError(f"{path}: cannot be read ({e.strerror}); export or copy the bundle again") from None
+# what changes an answer: repeated in the graph
+FEATURES = ("clip_seconds", "max_words", "encoder", "video_dim", "text_dim", "sources")
+BUNDLE = SealedFolder(CONTRACT, "bundle_version", (1, BUNDLE_VERSION), FEATURES, HASHED,
+                      "bundle", "videolights export RUN")
 
 # %% ../../nbs/deploy/55_bundle.ipynb #55524485
 def answer_key(
-    contract,  # a feature contract
-):             # the part of it that changes answers, as one line of JSON
+    contract: dict,  # a feature contract
+) -> str:            # the part of it that changes answers, as one line of JSON
     "What a graph and its contract must agree on."
-    at = {key: contract[key] for key in ("at",) if key in contract}      # where frames are taken, if not in the middle of a clip
+    # where frames are taken, if not in the middle of a clip
+    at = {key: contract[key] for key in ("at",) if key in contract}
     return json.dumps({key: contract[key] for key in FEATURES} | at, sort_keys=True)
 
 
 def graph_metadata(
-    contract,  # a feature contract, with what else is known of the model: data set, metrics, versions
-):             # metadata for `model.onnx`: a lone graph still says what it is
+    contract: dict,    # a feature contract, with what else is known of the model: data set, metrics, versions
+) -> dict[str, str]:   # metadata for `model.onnx`: a lone graph still says what it is
     "What the graph repeats of its contract."
     return {"videolights": answer_key(contract), "contract": json.dumps(contract, sort_keys=True)}
 
 # %% ../../nbs/deploy/55_bundle.ipynb #5bfe6af8
 def seal(
-    folder,     # a folder that holds all files of a bundle but its contract
-    contract,   # the feature contract
-    **details,  # further entries: opset, versions, metrics
-):              # the contract as written
+    folder: str | Path,  # a folder that holds all files of a bundle but its contract
+    contract: dict,      # the feature contract
+    **details,           # further entries: opset, versions, metrics
+) -> dict:               # the contract as written
     "Hash a bundle's files and write its contract."
     found = sorted(f.name for f in Path(folder).iterdir() if f.is_file() and f.name not in (*HASHED, CONTRACT))
     inside = [f"{ENCODER}/{ENCODER}.json"] if Path(folder, ENCODER).is_dir() else []
-    files = {name: sha256(Path(folder, name)) for name in (*HASHED, *found, *inside)}
-    contract = {"bundle_version": BUNDLE_VERSION, **contract, **details, "files": files}
-    write_json(Path(folder, CONTRACT), contract)
-    return contract
+    return BUNDLE.seal(folder, {**contract, **details}, [*found, *inside])
 
 # %% ../../nbs/deploy/55_bundle.ipynb #8e7b5147
+def sources_of(
+    contract: dict,
+    kind: str,      # "video" or "text"
+) -> list[dict]:    # in the order they are concatenated
+    "The contract's sources of a kind."
+    return [source for source in contract["sources"] if source["kind"] == kind]
+
+# %% ../../nbs/deploy/55_bundle.ipynb #842a6879
 def open_bundle(
-    folder,  # a bundle
-):           # its contract
-    "Read a bundle's contract and verify its version, its keys and every file's hash."
-    folder = Path(folder)
-    if not folder.is_dir(): raise InputError(f"{folder}: no such folder; name a bundle that `videolights export` wrote")
-    path = folder / CONTRACT
-    if not path.exists(): raise InputError(f"{path}: no such file; {folder} is not a bundle, write one with `videolights export`")
-    contract = read_json(path)
-    _check_contract(contract, path)
-    for name, digest in contract["files"].items():
-        if sha256(folder / name) != digest:
-            raise InputError(f"{folder / name}: is cut short or altered, its SHA-256 is not the one in {CONTRACT}; {_AGAIN}")
-    return contract
-
-# %% ../../nbs/deploy/55_bundle.ipynb #64da2d5e
-_AGAIN = "export or copy the bundle again"
-
-
-def _check_contract(contract, path):
-    version = contract.get("bundle_version") if isinstance(contract, dict) else None
-    if not isinstance(version, int): raise InputError(f"{path}: has no bundle_version, so it is no bundle's contract; {_AGAIN}")
-    if version > BUNDLE_VERSION:
-        raise InputError(f"{path}: bundle_version is {version}, this package reads up to {BUNDLE_VERSION}; upgrade videolights")
-    if version < BUNDLE_VERSION:
-        raise InputError(f"{path}: bundle_version is {version}, this package reads {BUNDLE_VERSION}; export the model again")
-    for key in (*FEATURES, "files"):
-        if key not in contract: raise InputError(f"{path}: missing key '{key}'; {_AGAIN}")
-    for name in HASHED:
-        if not isinstance(contract["files"], dict) or name not in contract["files"]:
-            raise InputError(f"{path}: 'files' lists no {name}; {_AGAIN}")
-    for name in contract["files"]:
-        if Path(name).is_absolute() or ".." in Path(name).parts: raise InputError(f"{path}: 'files' names '{name}' outside the bundle; {_AGAIN}")
+    folder: str | Path,  # a bundle
+) -> dict:               # its contract
+    "Read a bundle's contract and verify it and every file."
+    contract, path = BUNDLE.open(folder), Path(folder, CONTRACT)
     for kind in ("video", "text"):
         try: listed = sum(source["dim"] for source in sources_of(contract, kind))
-        except (KeyError, TypeError): raise InputError(f"{path}: 'sources' needs a name, kind and dim each; {_AGAIN}") from None
+        except (KeyError, TypeError):
+            raise InputError(f"{path}: 'sources' needs a name, kind and dim each; {BUNDLE.again}") from None
         if contract[f"{kind}_dim"] != listed:
-            raise InputError(f"{path}: {kind}_dim is {contract[f'{kind}_dim']} but its sources add up to {listed}; {_AGAIN}")
-
-
-def sources_of(contract, kind):
-    "The contract's sources of a kind (\"video\" or \"text\"), in the order they are concatenated."
-    return [source for source in contract["sources"] if source["kind"] == kind]
+            raise InputError(f"{path}: {kind}_dim is {contract[f'{kind}_dim']} but its sources add up to {listed}; "
+                             f"{BUNDLE.again}")
+    return contract

@@ -10,63 +10,65 @@ import io
 import shutil
 import warnings
 from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING
 
 from ..config import InputError
+
+if TYPE_CHECKING: from onnxruntime import InferenceSession
 
 # %% ../../nbs/deploy/54_sessions.ipynb #5867a2f2
 SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
-def _onnxruntime():
-    try: import onnxruntime
-    except ImportError:
-        raise InputError('onnxruntime is not installed; run `pip install "videolights[runtime]"`, or "videolights[gpu]" for CUDA') from None
-    return onnxruntime
-
-
 def wanted_providers(
-    providers,  # "auto", "cpu", "cuda", one of ONNX Runtime's own names, or a list of them in order of preference
-    available,  # what this build of ONNX Runtime has
-):              # ONNX Runtime's names
+    providers: str | list[str],  # "auto", "cpu", "cuda", ONNX Runtime's own names, or a list in order of preference
+    available: list[str],        # what this build of ONNX Runtime has
+) -> list[str]:                  # ONNX Runtime's names
     "The providers that a user means."
-    if providers == "auto": return ([SHORT["cuda"]] if SHORT["cuda"] in available and shutil.which("nvidia-smi") else []) + [SHORT["cpu"]]
+    if providers == "auto":
+        providers = ["cuda", "cpu"] if SHORT["cuda"] in available and shutil.which("nvidia-smi") else ["cpu"]
     return [SHORT.get(name, name) for name in ([providers] if isinstance(providers, str) else providers)]
 
 # %% ../../nbs/deploy/54_sessions.ipynb #ec1441f4
 @contextmanager
 def _collecting(onnxruntime, said):
-    "Keep what ONNX Runtime has to say while it looks for CUDA; the session is judged by what it uses."
+    "Keep what ONNX Runtime prints while it looks for CUDA."
     onnxruntime.set_default_logger_severity(4)
     try:
         with redirect_stdout(said): yield
     finally: onnxruntime.set_default_logger_severity(2)
 
-
-def open_session(
-    path,                  # an .onnx file
-    providers="auto",      # see `wanted_providers`
-    threads=None,          # CPU threads within an operator; None leaves it to ONNX Runtime
-    allow_fallback=False,  # accept the CPU when a requested provider cannot be used
-):                         # onnxruntime.InferenceSession
-    "Open a graph where it was asked to run, or say why that is impossible."
-    onnxruntime, said = _onnxruntime(), io.StringIO()
-    available, options = onnxruntime.get_available_providers(), onnxruntime.SessionOptions()
-    wanted = wanted_providers(providers, available)
-    if threads: options.intra_op_num_threads = threads
-    with _collecting(onnxruntime, said):
-        if SHORT["cuda"] in wanted and hasattr(onnxruntime, "preload_dlls"): onnxruntime.preload_dlls()   # CUDA from pip's nvidia packages
-        usable = [name for name in wanted if name in available] or [SHORT["cpu"]]
-        try: session = onnxruntime.InferenceSession(str(path), options, providers=usable)
-        except Exception as e:
-            raise InputError(f"{path}: cannot be loaded ({' '.join(str(e).split())[:200]}); export or copy the bundle again") from None
-    unused = [name for name in wanted if name not in session.get_providers()]
-    if unused: _report_unused(unused[0], available, said.getvalue(), error=providers != "auto" and not allow_fallback)
-    return session
-
 # %% ../../nbs/deploy/54_sessions.ipynb #438c6738
 def _report_unused(provider, available, said, error):
     if provider not in available: reason = f"this build of onnxruntime has only {', '.join(available)}"
     else: reason = (said.splitlines() or ["its libraries cannot be loaded, or there is no such device"])[0]
-    cure = 'install "videolights[gpu]" with the CUDA and cuDNN it needs, pass providers="cpu", or allow_fallback=True'
-    if error: raise InputError(f"{provider}: cannot be used ({reason}); {cure}")
+    advice = 'install "videolights[gpu]" with the CUDA and cuDNN it needs, pass providers="cpu", or allow_fallback=True'
+    if error: raise InputError(f"{provider}: cannot be used ({reason}); {advice}")
     warnings.warn(f"{provider} cannot be used ({reason}); running on the CPU instead", stacklevel=4)
+
+# %% ../../nbs/deploy/54_sessions.ipynb #c078393d
+def open_session(
+    path,                              # an .onnx file
+    providers: str | list = "auto",    # see `wanted_providers`
+    threads: int | None = None,        # CPU threads within an operator; None leaves it to ONNX Runtime
+    allow_fallback=False,              # accept the CPU when a requested provider cannot be used
+) -> "InferenceSession":
+    "Open a graph where it was asked to run, or say why that is impossible."
+    try: import onnxruntime
+    except ImportError:
+        raise InputError('onnxruntime is not installed; '
+                         'run `pip install "videolights[runtime]"`, or "videolights[gpu]" for CUDA') from None
+    available, options, said = onnxruntime.get_available_providers(), onnxruntime.SessionOptions(), io.StringIO()
+    wanted = wanted_providers(providers, available)
+    if threads: options.intra_op_num_threads = threads
+    with _collecting(onnxruntime, said):
+        # CUDA from pip's nvidia packages
+        if SHORT["cuda"] in wanted and hasattr(onnxruntime, "preload_dlls"): onnxruntime.preload_dlls()
+        usable = [name for name in wanted if name in available] or [SHORT["cpu"]]
+        try: session = onnxruntime.InferenceSession(str(path), options, providers=usable)
+        except Exception as e:
+            raise InputError(f"{path}: cannot be loaded ({' '.join(str(e).split())[:200]}); "
+                             "export or copy the bundle again") from None
+    unused = [name for name in wanted if name not in session.get_providers()]
+    if unused: _report_unused(unused[0], available, said.getvalue(), error=providers != "auto" and not allow_fallback)
+    return session

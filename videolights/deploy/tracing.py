@@ -15,7 +15,6 @@ from importlib import import_module
 import torch
 from torch import nn
 
-import videolights
 from ..config import InputError
 
 # %% ../../nbs/deploy/57_tracing.ipynb #33ebe882
@@ -32,33 +31,36 @@ def _quiet():
 # %% ../../nbs/deploy/57_tracing.ipynb #80a0949e
 OPSET = 20
 
-
+# %% ../../nbs/deploy/57_tracing.ipynb #1435172f
 def save_graph(
     network: nn.Module,
-    inputs: dict,       # name -> example tensor
-    axes: dict,         # name -> {axis: torch.export.Dim}, the sizes that stay open
-    outputs: list,      # names
-    metadata: dict,     # what the graph says of itself: name -> text
-    path,               # the .onnx file to write
+    inputs: dict,        # name -> example tensor
+    axes: dict,          # name -> {axis: torch.export.Dim}, the sizes that stay open
+    outputs: list[str],  # names
+    metadata: dict,      # what the graph says of itself: name -> text
+    path,                # the .onnx file to write
 ):
     "Trace a network and write it as one file."
     try:
         import onnxscript
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ImportError as e:
-        raise InputError(f'{e.name} is not installed, and ONNX export needs it; run `pip install "videolights[export]"`') from None
+        raise InputError(f'{e.name} is not installed, and ONNX export needs it; '
+                         'run `pip install "videolights[export]"`') from None
     shapes = tuple(axes[name] for name in inputs)
     with _quiet(), torch.no_grad():
         traced = torch.export.export(network.eval(), tuple(inputs.values()), dynamic_shapes=shapes)
-        program = torch.onnx.export(traced, dynamo=True, external_data=False, dynamic_shapes=shapes, opset_version=OPSET,
-                                    input_names=list(inputs), output_names=list(outputs), verbose=False)
+        program = torch.onnx.export(traced, dynamo=True, external_data=False, verbose=False, opset_version=OPSET,
+                                    dynamic_shapes=shapes, input_names=list(inputs), output_names=list(outputs))
+    assert program is not None      # it is for graphs of the older exporter only
     ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=False)
 
-
+# %% ../../nbs/deploy/57_tracing.ipynb #3e486d59
 def versions(
     *packages,  # names
 ):              # package -> version, this one's and Python's too
     "What an export was made with."
-    return {"videolights": videolights.__version__, **{name: import_module(name).__version__ for name in packages}, "python": platform.python_version()}
+    found = {name: import_module(name).__version__ for name in ("videolights", *packages)}
+    return {**found, "python": platform.python_version()}

@@ -81,7 +81,8 @@ def highlight_tables(
 ):            # "HL-min-Fair", "HL-min-Good", "HL-min-VeryGood" -> {"HL-mAP": %, "HL-Hit1": %}
     "Highlight metrics at each level."
     hits, ap = score_rankings(scores, ratings)
-    return {f"HL-min-{name}": {"HL-mAP": percent(ap[:, i]), "HL-Hit1": percent(hits[:, i])} for i, name in enumerate(RATING_LEVELS)}
+    means = ({"HL-mAP": percent(ap[:, i]), "HL-Hit1": percent(hits[:, i])} for i in range(len(RATING_LEVELS)))
+    return dict(zip((f"HL-min-{name}" for name in RATING_LEVELS), means))
 
 # %% ../../nbs/evaluation/42_highlights.ipynb #2d07de84
 def top_clips_precision(

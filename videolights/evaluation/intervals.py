@@ -62,7 +62,7 @@ def two_sided_p(
     return float(min(1.0, 2 * (1 + beyond) / (len(means) + 1)))
 
 # %% ../../nbs/evaluation/43_intervals.ipynb #bbe9809e
-FEWEST_VIDEOS = 10
+FEWEST_VIDEOS = 10   # below that no interval is given
 
 
 def bootstrap(

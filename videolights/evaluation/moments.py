@@ -142,7 +142,7 @@ def moment_tables(
         first, ap = score_lists(predicted[rows], predicted_mask[rows], truth[rows], inside[rows])
         means = ap.mean(0) if rows.any() else [[]] * len(THRESHOLDS)
         precision = {str(t): percent(mean) for t, mean in zip(THRESHOLDS.tolist(), means)} | {"average": percent(means)}
-        recall = {str(t): percent(first >= t) for t in thresholds.tolist()}
+        recall = {str(t): percent(hit) for t, hit in zip(thresholds.tolist(), recall_at_one(first, thresholds).T)}
         tables[name] = {"MR-mAP": precision, "MR-R1": recall}
         if name == "full": mean_iou = percent(first)
     return tables, mean_iou

@@ -14,8 +14,10 @@ import warnings
 import numpy as np
 
 from ..config import PROTOCOLS, InputError
-from .highlights import domain_means, highlight_tables, pad_ratings, score_rankings, top_clips_precision
-from .moments import THRESHOLDS, length_ranges, moment_tables, pad_lists, percent, score_lists, within
+from .highlights import (
+    domain_means, highlight_tables, pad_ratings, score_rankings, top_clips_precision)
+from .moments import (
+    THRESHOLDS, length_ranges, moment_tables, pad_lists, percent, score_lists, within)
 from ..spans import temporal_iou
 
 # %% ../../nbs/evaluation/44_reports.ipynb #f9907796
@@ -23,7 +25,8 @@ def _by_qid(rows, where):
     found = {}
     for number, row in enumerate(rows, 1):
         qid = row.get("qid") if isinstance(row, dict) else None
-        if not isinstance(qid, (int, str)): raise InputError(f"{where}: row {number} has no qid; give it the qid of its query")
+        if not isinstance(qid, (int, str)):
+            raise InputError(f"{where}: row {number} has no qid; give it the qid of its query")
         if qid in found: raise InputError(f"{where}: qid {qid!r} occurs twice; keep one of its rows")
         found[qid] = row
     if not found: raise InputError(f"{where}: holds no row; give one per query")
@@ -36,8 +39,9 @@ def align(
 ):                 # both lists, in the order of the ground truth
     "Pair predictions with ground truth; an InputError names a qid that is missing, foreign or doubled."
     truth, found = _by_qid(ground_truth, "ground truth"), _by_qid(predictions, "predictions")
-    for there, here, fault, advice in [(truth, found, "has no prediction", "predict every query of the ground truth"),
-                                       (found, truth, "is not in the ground truth", "remove its row or score another split")]:
+    for there, here, fault, advice in [
+            (truth, found, "has no prediction", "predict every query of the ground truth"),
+            (found, truth, "is not in the ground truth", "remove its row or score another split")]:
         alone = [qid for qid in there if qid not in here]
         if not alone: continue
         if str(alone[0]) in map(str, here):
@@ -48,8 +52,8 @@ def align(
 
 # %% ../../nbs/evaluation/44_reports.ipynb #c5e69a93
 _FORMS = {   # key -> least columns (0: a flat list), what the list holds
-    "pred_relevant_windows": (3, "[start_s, end_s, confidence] triples"), "pred_saliency_scores": (0, "one score per clip"),
-    "relevant_windows": (2, "[start_s, end_s] pairs"), "relevant_clip_ids": (0, "clip numbers"),
+    "pred_relevant_windows": (3, "[start_s, end_s, confidence] triples"), "relevant_windows": (2, "[start_s, end_s] pairs"),
+    "pred_saliency_scores": (0, "one score per clip"), "relevant_clip_ids": (0, "clip numbers"),
     "saliency_scores": (1, "ratings per relevant clip"), "label": (1, "ratings per clip")}
 
 
@@ -59,20 +63,19 @@ def _refuse(rows, key, faults, message):
     if np.any(faults): raise InputError(f"{side}: qid {rows[int(np.argmax(faults))]['qid']!r} {message}")
 
 # %% ../../nbs/evaluation/44_reports.ipynb #8635a8f8
-def _array(row, key):
-    "The list under `key` as floats (n,) or (n, columns); no dimension where it is no list of that form."
-    columns, _ = _FORMS[key]
-    try: array = np.asarray(row[key], dtype=float)
+def _array(values, columns, flat) -> np.ndarray:
+    "A list as floats (n,) or (n, columns or more), without a dimension where it is no such list; `flat` allows one column."
+    try: array = np.asarray(values, dtype=float)
     except (TypeError, ValueError): return np.zeros(())
-    if array.ndim == 1 and (key == "saliency_scores" or columns and not array.size): array = array.reshape(-1, columns)
+    if columns and array.ndim == 1 and (flat or not array.size): array = array.reshape(-1, columns)
     return array if array.ndim == 1 + (columns > 0) and array.shape[-1] >= columns else np.zeros(())
 
 
 def _lists(rows, key):
     "The lists under `key` of all rows."
-    form = _FORMS[key][1]
+    columns, form = _FORMS[key]
     _refuse(rows, key, [row.get(key) is None for row in rows], f"has no '{key}'; give it {form}")
-    arrays = [_array(row, key) for row in rows]
+    arrays = [_array(row[key], columns, key == "saliency_scores") for row in rows]
     _refuse(rows, key, [not array.ndim for array in arrays], f"has a '{key}' that is no list of {form}; correct it")
     return arrays
 
@@ -83,8 +86,8 @@ def read_windows(
 ):          # windows (Q, M, 3 or 2), mask (Q, M)
     "Windows of all queries; NaN and windows that end before they start are an InputError."
     windows, mask = pad_lists([array[:, :_FORMS[key][0]] for array in _lists(rows, key)])
-    _refuse(rows, key, ~np.isfinite(windows).all((1, 2)), f"has a NaN or an infinity in '{key}'; correct or drop that window")
-    backwards = (windows[..., 1] < windows[..., 0]).any(1)
+    broken, backwards = ~np.isfinite(windows).all((1, 2)), (windows[..., 1] < windows[..., 0]).any(1)
+    _refuse(rows, key, broken, f"has a NaN or an infinity in '{key}'; correct or drop that window")
     _refuse(rows, key, backwards, f"has a window in '{key}' that ends before it starts; write [start_s, end_s]")
     return windows, mask
 
@@ -98,7 +101,8 @@ def read_moments(
     rising = ((np.diff(predicted[..., 2]) > 0) & mask[:, 1:]).any(1)
     if rising.any():
         qid = predictions[int(np.argmax(rising))]["qid"]
-        warnings.warn(f"predictions: qid {qid!r} is not written most confident first; R1 and mIoU take its first window", stacklevel=3)
+        message = f"predictions: qid {qid!r} is not written most confident first; R1 and mIoU take its first window"
+        warnings.warn(message, stacklevel=3)
     return predicted, mask, *read_windows(ground_truth, "relevant_windows")
 
 # %% ../../nbs/evaluation/44_reports.ipynb #6eb31741
@@ -137,7 +141,7 @@ def read_ratings(
             ([not ((i >= 0) & (i <= n)).all() for i, n in zip(ids, clips)],
              f"rates a clip outside its video; check 'duration' and the clip length, {clip_seconds} s here")]:
         _refuse(ground_truth, "saliency_scores", faults, message)
-    clips = np.maximum(clips, [int(i.max(initial=0)) + 1 for i in ids])   # the last clip of a video may be a partial one
+    clips = np.maximum(clips, [int(i.max(initial=0)) + 1 for i in ids])   # a video's last clip may be a partial one
     return pad_ratings(ids, scores, clips)
 
 # %% ../../nbs/evaluation/44_reports.ipynb #d190b5b6
@@ -153,7 +157,7 @@ BRIEF = {   # protocol -> what its papers print of moments
 def moment_rules(
     protocol,  # "qvhighlights", "charades" or "custom"
 ):             # thresholds of recall at one, upper end of the long range in seconds
-    "QVHighlights' evaluator begins at 0.5 and passes over windows of more than 150 s; for all others recall begins at 0.3."
+    "QVHighlights' evaluator begins at 0.5 and passes over windows of more than 150 s; all others begin at 0.3."
     return (THRESHOLDS, 150) if protocol == "qvhighlights" else (np.arange(30, 100, 5) / 100, np.inf)
 
 
@@ -166,19 +170,20 @@ def brief_moments(
     every = {f"MR-{length}-{kind[3:]}@{at}".removesuffix("@average"): value
              for length, kinds in tables.items() for kind, values in kinds.items() for at, value in values.items()}
     every["MR-full-mIoU"] = mean_iou
-    return {name: every[name.replace("MR-", "MR-full-") if protocol == "charades" else name] for name in BRIEF[protocol]}
+    if protocol == "charades": every = {name.replace("-full", ""): value for name, value in every.items()}
+    return {name: every[name] for name in BRIEF[protocol]}
 
 # %% ../../nbs/evaluation/44_reports.ipynb #ed7044d5
 def _tasks(predictions, ground_truth, protocol):
     "Which of moments and highlights both sides speak of."
     if protocol not in PROTOCOLS: raise InputError(f"protocol is {protocol!r}; choose from {', '.join(PROTOCOLS)}")
-    given = lambda rows, key: any(row.get(key) is not None for row in rows)
-    moments, highlights = ((prediction, label) for prediction, label in (("pred_relevant_windows", "relevant_windows"),
-                           ("pred_saliency_scores", "label" if protocol == "tvsum" else "saliency_scores")))
-    found = [given(predictions, prediction) and given(ground_truth, label) for prediction, label in (moments, highlights)]
-    if not {"tvsum": found[1], "charades": found[0]}.get(protocol, any(found)):
-        wanted = highlights if protocol == "tvsum" else moments
-        raise InputError(f"nothing to score for {protocol}; predictions need '{wanted[0]}' and the ground truth '{wanted[1]}'")
+    def given(rows, key): return any(row.get(key) is not None for row in rows)
+    labels = "label" if protocol == "tvsum" else "saliency_scores"
+    needed = ("pred_relevant_windows", "relevant_windows"), ("pred_saliency_scores", labels)
+    found = [given(predictions, ours) and given(ground_truth, theirs) for ours, theirs in needed]
+    if not any({"tvsum": found[1:], "charades": found[:1]}.get(protocol, found)):
+        ours, theirs = needed[protocol == "tvsum"]
+        raise InputError(f"nothing to score for {protocol}; predictions need '{ours}' and the ground truth '{theirs}'")
     return found
 
 
@@ -189,7 +194,8 @@ def read_votes(
     labels = _lists(ground_truth, "label")
     raters = labels[0].shape[1]
     broken = [not len(label) or label.shape[1] != raters or not np.isfinite(label).all() for label in labels]
-    _refuse(ground_truth, "label", broken, f"has a 'label' that is empty, has a NaN, or has not {raters} raters; correct it")
+    message = f"has a 'label' that is empty, has a NaN, or has not {raters} raters; correct it"
+    _refuse(ground_truth, "label", broken, message)
     _refuse(ground_truth, "domain", [not row.get("domain") for row in ground_truth], "has no 'domain'; name it")
     return labels
 
@@ -220,35 +226,35 @@ def evaluate(
 # %% ../../nbs/evaluation/44_reports.ipynb #897cf930
 def _answer(prediction, truth):
     "Windows of one prediction, and how well each fits."
-    windows, true = (np.array(row.get(key) or np.zeros((0, columns)), float)[:, :columns]
-                     for row, key, columns in ((prediction, "pred_relevant_windows", 3), (truth, "relevant_windows", 2)))
+    windows = np.reshape(prediction.get("pred_relevant_windows") or [], (-1, 3))
+    true = np.reshape(truth.get("relevant_windows") or [], (-1, 2))
     overlaps = temporal_iou(windows[:, None, :2], true).max(1) if len(true) else np.zeros(0)
     iou = float(overlaps[0]) if len(overlaps) else 0.0 if len(true) else math.nan
-    return dict(windows=windows, overlaps=overlaps, iou=iou, confidence=float(windows[0, 2]) if len(windows) else 0.0)
+    return dict(windows=windows, overlaps=overlaps, iou=iou, confidence=float(windows[0, 2]) if len(windows) else 0.0,
+                saliency=prediction.get("pred_saliency_scores"))
 
 
 def per_query_rows(
     predictions,   # list of prediction rows
     ground_truth,  # list of annotation rows
-):                 # dictionaries: index (into ground_truth), qid, vid, query, windows (n, 3), overlaps (n,), iou and confidence of the first
-    "The answer to each query that has one: overlaps with the truth are empty, and iou is NaN, where there is no true window."
+):   # dictionaries: index (into ground_truth), qid, vid, query, windows (n, 3), overlaps (n,), iou, confidence, saliency
+    "The answer to each query that has one; iou and confidence are the first window's. Without a true window iou is NaN."
     given = {row["qid"]: row for row in predictions}
-    return [dict(index=index, **{key: row.get(key) for key in ("qid", "vid", "query")}, **_answer(given[row["qid"]], row),
-                 saliency=given[row["qid"]].get("pred_saliency_scores")) for index, row in enumerate(ground_truth) if row["qid"] in given]
+    asked = [(index, row, given[row["qid"]]) for index, row in enumerate(ground_truth) if row["qid"] in given]
+    return [dict(index=index) | {key: row.get(key) for key in ("qid", "vid", "query")} | _answer(prediction, row)
+            for index, row, prediction in asked]
 
 # %% ../../nbs/evaluation/44_reports.ipynb #1c3da757
 def _moment_columns(predictions, ground_truth, protocol):
     "What `evaluate` averages over queries with a window; None for the others."
     predicted, mask, truth, real = read_moments(predictions, ground_truth)
-    ranges = length_ranges(moment_rules(protocol)[1])
+    ranges, asked = length_ranges(moment_rules(protocol)[1]), real.any(1)
     inside = {name: within(truth, real, ranges[name]).any(1) for name in ("short", "middle", "long")}
-    asked = real.any(1)
-    _, precision = score_lists(predicted[asked], mask[asked], truth[asked], real[asked])
-    iou = [None if math.isnan(row["iou"]) else row["iou"] for row in per_query_rows(predictions, ground_truth)]
-    means = iter(precision.mean(1).tolist())
-    return {"length": ["+".join(name for name in inside if inside[name][q]) for q in range(len(asked))], "iou": iou,
-            **{f"R1@{t}": [u if u is None else u >= t for u in iou] for t in (.3, .5, .7)},
-            "AP": [next(means) if some else None for some in asked]}
+    first, precision = score_lists(predicted[asked], mask[asked], truth[asked], real[asked])
+    scores = {"iou": first, **{f"R1@{t}": first >= t for t in (.3, .5, .7)}, "AP": precision.mean(1)}
+    columns = {name: np.full(len(asked), None) for name in scores}
+    for name, column in columns.items(): column[asked] = scores[name].tolist()
+    return {"length": ["+".join(name for name in inside if inside[name][q]) for q in range(len(asked))]} | columns
 
 
 def _highlight_columns(predictions, ground_truth, clip_seconds):
@@ -262,8 +268,8 @@ def per_query(
     ground_truth,             # list of annotation rows
     protocol="qvhighlights",  # as in `evaluate`
     clip_seconds=2.0,         # length of the clips that saliency is given for
-):                            # dictionaries: qid, query, vid, length ("short", "short+long", ...), iou, R1@0.3 to 0.7, AP, HL-Hit1, HL-AP
-    "The numbers that `evaluate` averages, in [0, 1]: AP over all thresholds, highlights at Very Good. None where a query has no window."
+):   # dictionaries: qid, query, vid, length ("short", "short+long", ...), iou, R1@0.3 to 0.7, AP, HL-Hit1, HL-AP
+    "What `evaluate` averages, in [0, 1]: AP over all thresholds, highlights at Very Good. None where a query has no window."
     predictions, ground_truth = align(predictions, ground_truth)
     moments, highlights = _tasks(predictions, ground_truth, protocol)
     columns = {key: [row.get(key) for row in ground_truth] for key in ("qid", "query", "vid")}
@@ -281,14 +287,20 @@ def describe_query(
 ):        # window_s: mean length of its windows; position: centre of the first one in [0, 1]; words
     "What a query asks for, in numbers; NaN without windows or duration."
     windows, duration = row.get("relevant_windows") or [[math.nan] * 2], row.get("duration") or math.nan
-    return dict(window_s=sum(end - start for start, end in windows) / len(windows), position=sum(windows[0]) / 2 / duration,
-                words=len(str(row.get("query", "")).split()))
+    mean = sum(end - start for start, end in windows) / len(windows)
+    return dict(window_s=mean, position=sum(windows[0]) / 2 / duration, words=len(str(row.get("query", "")).split()))
 
 
 SLICES = {   # name -> what is compared, above, up to and including
-    "window <= 10 s": ("window_s", -1, 10), "window 10-30 s": ("window_s", 10, 30), "window > 30 s": ("window_s", 30, math.inf),
-    "first third": ("position", -1, 1 / 3), "middle third": ("position", 1 / 3, 2 / 3), "last third": ("position", 2 / 3, math.inf),
-    "query <= 6 words": ("words", -1, 6), "query 7-12 words": ("words", 6, 12), "query > 12 words": ("words", 12, math.inf),
+    "window <= 10 s": ("window_s", -1, 10),
+    "window 10-30 s": ("window_s", 10, 30),
+    "window > 30 s": ("window_s", 30, math.inf),
+    "first third": ("position", -1, 1 / 3),
+    "middle third": ("position", 1 / 3, 2 / 3),
+    "last third": ("position", 2 / 3, math.inf),
+    "query <= 6 words": ("words", -1, 6),
+    "query 7-12 words": ("words", 6, 12),
+    "query > 12 words": ("words", 12, math.inf),
 }
 
 # %% ../../nbs/evaluation/44_reports.ipynb #db31b233
@@ -304,7 +316,8 @@ def slices(
     scores = [name for name in rows[0] if name not in ("qid", "query", "vid", "length", "domain")]
     groups = {"all": rows} | {name: [row for row, numbers in zip(rows, asked) if above < numbers[attribute] <= end]
                               for name, (attribute, above, end) in SLICES.items()}
-    return [dict(slice=name, queries=len(group)) | {s: percent([row[s] for row in group if row[s] is not None]) for s in scores}
+    mean = lambda group, score: percent([row[score] for row in group if row[score] is not None])
+    return [dict(slice=name, queries=len(group)) | {score: mean(group, score) for score in scores}
             for name, group in groups.items() if group]
 
 # %% ../../nbs/evaluation/44_reports.ipynb #4e8552c4

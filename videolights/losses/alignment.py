@@ -54,11 +54,17 @@ def local_alignment_loss(
     loss = F.binary_cross_entropy_with_logits(logits, (labels > 0).to(logits.dtype), reduction="none")
     return masked_mean(masked_mean(loss, video_mask), video_mask.any(1), 0)
 
-
-def global_alignment_loss(text: Tensor, text_mask: Tensor, video: Tensor, video_mask: Tensor, temperature: float = 0.07) -> Tensor:
-    "Contrast of each video's mean clip with the batch's mean words, and of each query's mean word with the batch's mean clips."
-    sentence, whole = (F.normalize(masked_mean(x.transpose(1, 2), mask[:, None]), dim=-1) for x, mask in ((text, text_mask), (video, video_mask)))
-    logits = sentence @ whole.T / temperature
+# %% ../../nbs/losses/38_alignment.ipynb #502417f4
+def global_alignment_loss(
+    text: Tensor,        # (B, N, d) projected words
+    text_mask: Tensor,   # (B, N) bool
+    video: Tensor,       # (B, L, d) projected clips
+    video_mask: Tensor,  # (B, L) bool
+    temperature: float = 0.07,
+) -> Tensor:             # scalar
+    "Contrast of each video's mean clip with the batch's mean words, and the other way round."
+    def unit_mean(x, mask): return F.normalize(masked_mean(x.transpose(1, 2), mask[:, None]), dim=-1)
+    logits = unit_mean(text, text_mask) @ unit_mean(video, video_mask).T / temperature
     return -(logits.log_softmax(0) + logits.log_softmax(1)).diagonal().mean() / 2
 
 # %% ../../nbs/losses/38_alignment.ipynb #e3b8e3ef

@@ -41,7 +41,8 @@ def label_loss(
     annotated: Tensor,      # (B,) bool, items with moments; the others say nothing of their slots
 ) -> Tensor:                # (...)
     "Weighted cross-entropy: matched slots are foreground (index 0), the rest background."
-    foreground = torch.zeros(logits.shape[:-1], device=logits.device).scatter_reduce(-1, found.slot, found.real.float(), "amax")
+    background_only = torch.zeros(logits.shape[:-1], device=logits.device)
+    foreground = background_only.scatter_reduce(-1, found.slot, found.real.float(), "amax")
     nll = -logits.log_softmax(-1)
     loss = foreground * nll[..., 0] + (1 - foreground) * background * nll[..., 1]
     return masked_mean(loss.mean(-1), annotated)

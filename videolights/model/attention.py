@@ -8,6 +8,7 @@ __all__ = ['MASKED', 'split_heads', 'attend', 'Watched', 'watch_attention', 'Att
 
 # %% ../../nbs/model/20_attention.ipynb #4100ad8f
 import math
+from collections.abc import Callable
 from contextlib import contextmanager
 from functools import partial
 
@@ -15,10 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/model/20_attention.ipynb #44a88e79
-MASKED = -1e4   # added instead of -inf: exp(MASKED) is 0, and half precision can hold it
-
-
+# %% ../../nbs/model/20_attention.ipynb #438ac08c
 def split_heads(
     x: Tensor,   # (B, n, heads * width)
     heads: int,
@@ -26,7 +24,10 @@ def split_heads(
     "Give each head its own columns."
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-# %% ../../nbs/model/20_attention.ipynb #a44a836c
+# %% ../../nbs/model/20_attention.ipynb #44a88e79
+MASKED = -1e4   # stands in for -inf: exp(MASKED) is 0, and half precision can hold it
+
+
 def attend(
     q: Tensor,                    # (B, heads, n, width)
     k: Tensor,                    # (B, heads, m, width)
@@ -38,25 +39,45 @@ def attend(
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if key_mask is not None: logits = logits.masked_fill(~key_mask[:, None, None, :], MASKED)
     weights = logits.softmax(-1)
-    return (F.dropout(weights, dropout) @ v if dropout else weights @ v).transpose(1, 2).flatten(2), weights
+    seen = (F.dropout(weights, dropout) if dropout else weights) @ v
+    return seen.transpose(1, 2).flatten(2), weights
 
 # %% ../../nbs/model/20_attention.ipynb #2073192a
 class Watched(nn.Module):
-    "An attention whose weights can be watched."
-    watcher = None   # called with the weights (B, heads, n, m) while `watch_attention` is open
+    "An attention in heads whose weights can be watched."
+    watcher: Callable | None = None   # called with the weights (B, heads, n, m) while `watch_attention` is open
+
+    def __init__(self, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
 
     def show(self, weights: Tensor):
         "Hand the weights to the watcher, if there is one."
-        if self.watcher is not None: self.watcher(weights)
+        if self.watcher: self.watcher(weights)
 
+    def attend(
+        self,
+        q: Tensor,                        # (B, n, d)
+        k: Tensor,                        # (B, m, d)
+        v: Tensor,                        # (B, m, d)
+        key_mask: Tensor | None = None,   # (B, m) bool
+    ) -> Tensor:                          # (B, n, d)
+        "Attention in heads, its weights shown."
+        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
+        seen, weights = attend(q, k, v, key_mask, self.dropout if self.training else 0.0)
+        self.show(weights)
+        return seen
 
+# %% ../../nbs/model/20_attention.ipynb #4f9c929e
 @contextmanager
 def watch_attention(
     model: nn.Module,
-):                     # a dictionary that fills during a forward pass: name of the attention -> weights (B, heads, n, m)
+):                     # a dictionary that a forward pass fills: name of the attention -> weights (B, heads, n, m)
     "Collect the weights of every attention inside a block."
-    weights, watched = {}, {name: m for name, m in model.named_modules() if isinstance(m, Watched)}
-    for name, m in watched.items(): m.watcher = partial(weights.__setitem__, name.replace(".layers", "").replace(".attention", ""))
+    weights = {}
+    watched = {name: m for name, m in model.named_modules() if isinstance(m, Watched)}
+    for name, m in watched.items():
+        m.watcher = partial(weights.__setitem__, name.replace(".layers", "").replace(".attention", ""))
     try: yield weights
     finally:
         for m in watched.values(): m.watcher = None
@@ -66,8 +87,7 @@ class Attention(Watched):
     "Multi-head attention with its four projections."
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
+        super().__init__(heads, dropout)
         self.q, self.k, self.v, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(
@@ -77,10 +97,7 @@ class Attention(Watched):
         v: Tensor,                        # (B, m, d)
         key_mask: Tensor | None = None,   # (B, m) bool
     ) -> Tensor:                          # (B, n, d)
-        q, k, v = (split_heads(f(x), self.heads) for f, x in ((self.q, q), (self.k, k), (self.v, v)))
-        seen, weights = attend(q, k, v, key_mask, self.dropout if self.training else 0.0)
-        self.show(weights)
-        return self.out(seen)
+        return self.out(self.attend(self.q(q), self.k(k), self.v(v), key_mask))
 
 # %% ../../nbs/model/20_attention.ipynb #28423d3a
 class FeedForward(nn.Sequential):
@@ -89,7 +106,7 @@ class FeedForward(nn.Sequential):
     def __init__(self, dim: int, hidden: int, dropout: float):
         super().__init__(nn.Linear(dim, hidden), nn.PReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
 
-
+# %% ../../nbs/model/20_attention.ipynb #4c9aafd9
 class MLP(nn.Sequential):
     "Linear layers with ReLU between them: (..., first width) -> (..., last width)."
 
@@ -103,8 +120,7 @@ def sine_features(
     dim: int,          # even
 ) -> Tensor:           # (..., dim), sine and cosine interleaved
     "Sinusoidal features of a position, temperature 10000."
-    frequency = 10000 ** -(torch.arange(0, dim, 2, device=position.device) / dim)
-    angle = position[..., None] * frequency
+    angle = position[..., None] * 10000 ** -(torch.arange(0, dim, 2, device=position.device) / dim)
     return torch.stack((angle.sin(), angle.cos()), -1).flatten(-2)
 
 # %% ../../nbs/model/20_attention.ipynb #738229e0

@@ -9,48 +9,64 @@ __all__ = ['MaskedConv', 'ProjectionBlock', 'Projection']
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# %% ../../nbs/model/21_projection.ipynb #0269a521
+# %% ../../nbs/model/21_projection.ipynb #d470634f
 class MaskedConv(nn.Module):
     "1-D convolution over a batch-first sequence that sees zeros where the sequence is padding."
 
     def __init__(self, dim_in: int, dim_out: int, kernel: int):
         super().__init__()
         start = nn.Conv1d(dim_in, dim_out, kernel)      # torch's initial values, in the order that the product needs
-        self.weight, self.bias = nn.Parameter(start.weight.detach().permute(2, 0, 1).contiguous()), start.bias     # (kernel, dim_out, dim_in), (dim_out,)
+        self.weight = nn.Parameter(start.weight.detach().permute(2, 0, 1).contiguous())     # (kernel, dim_out, dim_in)
+        self.bias = start.get_parameter("bias")                                             # (dim_out,)
 
     def forward(
         self,
         x: Tensor,     # (B, n, dim_in)
-        mask: Tensor,  # (B, n) bool
+        mask: Tensor,  # (B, n) bool, True = real
     ) -> Tensor:       # (B, n, dim_out)
         kernel, clips = len(self.weight), x.shape[1]
-        if kernel == 1: return F.conv1d(x.transpose(1, 2), self.weight[0, ..., None], self.bias).transpose(1, 2)   # rounds as the released model does
-        given = F.linear(x, self.weight.flatten(0, 1)).unflatten(-1, (kernel, -1)) * mask[..., None, None]    # (B, n, kernel, dim_out)
-        given = F.pad(given, (0, 0, 0, 0, kernel // 2, kernel // 2))
+        if kernel == 1:   # rounds as the released model does
+            return F.conv1d(x.transpose(1, 2), self.weight[0, ..., None], self.bias).transpose(1, 2)
+        given = F.linear(x, self.weight.flatten(0, 1)).unflatten(-1, (kernel, -1))             # (B, n, kernel, dim_out)
+        given = F.pad(given * mask[..., None, None], (0, 0, 0, 0, kernel // 2, kernel // 2))   # (B, n + kernel - 1, ..)
         return sum(given[:, i:i + clips, i] for i in range(kernel)) + self.bias
 
-# %% ../../nbs/model/21_projection.ipynb #fdf430a9
+# %% ../../nbs/model/21_projection.ipynb #695eb631
 class ProjectionBlock(nn.Module):
-    "Layer norm, dropout, convolution (or linear layer), ReLU unless told otherwise."
+    "Layer norm, dropout, convolution (or linear layer), and ReLU where `relu` asks for it."
 
     def __init__(self, dim_in: int, dim: int, kernel: int, dropout: float, linear: bool = False, relu: bool = True):
         super().__init__()
         self.norm, self.drop, self.relu = nn.LayerNorm(dim_in), nn.Dropout(dropout), relu
         self.mix = nn.Linear(dim_in, dim) if linear else MaskedConv(dim_in, dim, kernel)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,     # (B, n, dim_in)
+        mask: Tensor,  # (B, n) bool, True = real
+    ) -> Tensor:       # (B, n, dim)
         x = self.drop(self.norm(x))
         x = self.mix(x) if isinstance(self.mix, nn.Linear) else self.mix(x, mask)
         return x.relu() if self.relu else x
 
-# %% ../../nbs/model/21_projection.ipynb #48057205
+# %% ../../nbs/model/21_projection.ipynb #fdf430a9
 class Projection(nn.Module):
-    "Blocks that bring features of any width to the model's width (paper §3.2; `linear` is its ablation)."
+    "Blocks that bring features of any width to the model's width (III-B; `linear` is its ablation)."
 
-    def __init__(self, dim_in: int, dim: int, layers: int = 2, kernel: int = 3, dropout: float = 0.5, linear: bool = False, last_relu: bool = True):
+    def __init__(
+        self,
+        dim_in: int,             # columns of the features
+        dim: int,                # width d of the model
+        layers: int = 2,
+        kernel: int = 3,         # clips that one layer sees
+        dropout: float = 0.5,    # before each layer
+        linear: bool = False,
+        last_relu: bool = True,
+    ):
         super().__init__()
         self.blocks = nn.ModuleList(
-            ProjectionBlock(dim_in if i == 0 else dim, dim, kernel, dropout, linear, relu=last_relu or i < layers - 1) for i in range(layers))
+            ProjectionBlock(dim if i else dim_in, dim, kernel, dropout, linear, last_relu or i < layers - 1)
+            for i in range(layers))
 
     def forward(
         self,

@@ -8,24 +8,27 @@ __all__ = ['TR_DETR', 'summed_score', 'load_tr_detr']
 # %% ../../nbs/model/32_tr_detr.ipynb #40d11dbf
 from torch import Tensor
 
-from .moment_detr import CARRIED, SHARED, Layout, load_layout, read_published
-from .qd_detr import DECODER, T2V
+from .moment_detr import BASELINE, OPTIONS
+from .qd_detr import TEXT_TO_VIDEO
+from .released import ANCHORS, Layout, layer_names, load_published, read_published
 from .videolights import VideoLights
 
 # %% ../../nbs/model/32_tr_detr.ipynb #87c37431
 TR_DETR = Layout("tr-detr", {
-    **SHARED, **DECODER, **T2V, "saliency_proj1": "saliency.score", "gru_extractor.gru": "reciprocity.gru",
-    "fuser.cq_attention.w4C": "refinement.clip_score.weight", "fuser.cq_attention.w4Q": "refinement.word_score.weight",
-    "fuser.cq_attention.w4mlu": "refinement.pair_scale", "fuser.cq_attention.cqa_linear.conv1d": "refinement.attended",
-    "fuser.cq_concat.weighted_pool.weight": "refinement.pool.score.weight", "fuser.cq_concat.conv1d.conv1d": "refinement.mix"},
-    CARRIED, dict(feedback_padding=True))
+    **BASELINE, **ANCHORS, **TEXT_TO_VIDEO, "saliency_proj1": "saliency.score", "gru_extractor.gru": "reciprocity.gru",
+    **layer_names("fuser", "refinement", {
+        "cq_attention.w4C": "clip_score.weight", "cq_attention.w4Q": "word_score.weight", "cq_attention.w4mlu": "pair_scale",
+        "cq_attention.cqa_linear.conv1d": "attended", "cq_concat.weighted_pool.weight": "pool.score.weight",
+        "cq_concat.conv1d.conv1d": "mix"})}, dict(feedback_padding=True), OPTIONS)
 
-
-def summed_score(rows: Tensor) -> Tensor:
-    "Weight (d, d) or bias (d,) of a linear layer whose outputs are summed and divided by √d, as those of one score."
+# %% ../../nbs/model/32_tr_detr.ipynb #0e567641
+def summed_score(
+    rows: Tensor,    # weight (d, d) or bias (d,) of a linear layer whose outputs are summed and divided by √d
+) -> Tensor:         # (1, d) or (1,)
+    "The same score as one linear function."
     return rows.sum(0, keepdim=True) * len(rows) ** -0.5
 
-# %% ../../nbs/model/32_tr_detr.ipynb #6ba14747
+# %% ../../nbs/model/32_tr_detr.ipynb #da5299a4
 def load_tr_detr(
     source,                        # path of a published checkpoint, or its bare state_dict
     options: dict | None = None,   # the published hyper-parameters; a checkpoint brings its own, as does an opt.json beside it
@@ -33,4 +36,4 @@ def load_tr_detr(
     "A published TR-DETR (video and text, without audio) as a model of this package."
     state, options, where = read_published(source, options)
     scores = {name: summed_score(state[name]) for name in ("saliency_proj1.weight", "saliency_proj1.bias") if name in state}
-    return load_layout({**state, **scores}, options, TR_DETR, where)
+    return load_published(state | scores, options, where, TR_DETR)

@@ -34,7 +34,7 @@ from ..data.batches import LengthBatches, collate
 from ..data.store import Dataset
 from ..evaluation.predictions import foreground, on_whole_clips, to_prediction_row, windows_from_spans
 from ..evaluation.reports import HEADLINES, evaluate
-from ..files import atomic_path, read_json, settle, write_csv, write_json, write_jsonl
+from ..files import atomic_path, read_json, restore_interrupted, write_csv, write_json, write_jsonl
 from ..losses.objective import Objective
 from ..model.videolights import VideoLights, load
 
@@ -290,7 +290,7 @@ def open_run(
 ) -> bool:          # whether there is something to resume
     "Check that the run folder fits the recipe."
     out = Path(out)
-    for name in ("last", "best"): settle(out / name)
+    for name in ("last", "best"): restore_interrupted(out / name)
     path, saved = out / "config.json", json.loads(json.dumps(config.to_dict()))
     if path.exists():
         if not resume: raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")

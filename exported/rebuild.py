@@ -1,0 +1,101 @@
+"""All that exported/ ships, made anew: trained on one thread, exported, scored, put in place (`make bundles`).
+
+    python exported/rebuild.py [--only toyworld] [--precision fp16 int8] [--reuse]
+
+`toyworld` draws its videos and trains as `videolights demo` does; `charades_clip` trains recipes/charades_clip.yaml where the data set lies at
+VIDEOLIGHTS_REALDATA, and is passed over where it does not. The best checkpoint of each run, weights that only training uses included, is kept in
+--checkpoints (runs/shipped), and `--reuse` exports it again without training: a new version of the format changes no answer. Nothing that is shipped is
+touched before its successor is complete. Trained weights differ from one make of processor to the next, so the metrics are printed beside those shipped.
+"""
+import argparse
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+REALDATA = ROOT.parent / "shared" / "realdata"
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.environ[name] = "1"      # read when torch is imported
+
+
+def arguments(words=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=BUNDLES, default=list(BUNDLES), help="bundles to make")
+    parser.add_argument("--out", type=Path, default=ROOT / "exported", help="where the bundles go")
+    parser.add_argument("--checkpoints", type=Path, help="where the best checkpoints go (runs/shipped, or OUT/checkpoints with --out)")
+    parser.add_argument("--precision", nargs="+", default=[], choices=["fp16", "int8"], help="further precisions; none are shipped")
+    parser.add_argument("--epochs", type=int, help="fewer than the recipe's, to try the way")
+    parser.add_argument("--videos", type=int, nargs=2, metavar=("TRAIN", "VAL"), default=(120, 40), help="of the toy world")
+    parser.add_argument("--reuse", action="store_true", help="export the checkpoints that are kept, without training")
+    asked = parser.parse_args(words)
+    asked.checkpoints = asked.checkpoints or (ROOT / "runs" / "shipped" if asked.out == ROOT / "exported" else asked.out / "checkpoints")
+    return asked
+
+
+def toyworld(work, asked):
+    "The demo's recipe on freshly drawn videos."
+    from videolights.cli import demo_config
+    from videolights.config import DataConfig
+    from videolights.data.store import pack
+    from videolights.data.toyworld import make_toyworld
+    path = make_toyworld(work / "toyworld", *asked.videos)
+    pack(DataConfig.load(path))
+    return demo_config(path)
+
+
+def charades_clip(work, asked):
+    "The recipe on real features, or None where they are not."
+    from videolights.config import Config, DataConfig
+    os.environ.setdefault("VIDEOLIGHTS_REALDATA", str(REALDATA))
+    config = Config.load(ROOT / "recipes" / "charades_clip.yaml")
+    data = DataConfig.load(config.data)
+    return config if data.path(data.splits["train"]).exists() else None
+
+
+BUNDLES = dict(toyworld=toyworld, charades_clip=charades_clip)
+
+
+def trained(config, work, asked):
+    "A run's best checkpoint, with the metrics of its validation split beside it."
+    from videolights.files import read_json, write_json
+    from videolights.training.loop import train
+    if asked.epochs: config = replace(config, train=replace(config.train, epochs=asked.epochs))
+    run = train(config, work / "run")
+    metrics = read_json(run / f"metrics_{config.train.eval_split}.json")
+    write_json(run / "best" / "metrics.json", metrics["brief"])
+    return run / "best"
+
+
+def rebuild(name, work, asked):
+    "One bundle: train or reuse, export, put both in place."
+    from videolights.config import DataConfig
+    from videolights.data.store import Dataset
+    from videolights.deploy.export import export_onnx
+    from videolights.deploy.precision import add_precisions
+    from videolights.files import atomic_path, read_json
+    from videolights.model.videolights import load
+    bundle, kept = asked.out / name, asked.checkpoints / name
+    if asked.reuse and not kept.is_dir(): raise SystemExit(f"{kept}: no such checkpoint to reuse; leave --reuse out, and it is trained")
+    config = None if asked.reuse and not asked.precision else BUNDLES[name](work, asked)
+    if config is None and (asked.precision or not asked.reuse): return print(f"{name}: passed over, its data set is not at {os.environ['VIDEOLIGHTS_REALDATA']}")
+    best = kept if asked.reuse else trained(config, work, asked)
+    metrics = read_json(best / "metrics.json")
+    shipped = read_json(bundle / "contract.json")["metrics"] if (bundle / "contract.json").exists() else {}
+    export_onnx(load(best), work / "draft" / name, metrics=metrics)
+    if asked.precision: add_precisions(work / "draft" / name, asked.precision, Dataset(DataConfig.load(config.data), config.train.eval_split))
+    for source, target in ((best, kept), (work / "draft" / name, bundle)):
+        if source == target: continue
+        with atomic_path(target) as draft: shutil.copytree(source, draft)
+    print(f"\n{bundle}: made; its checkpoint is {kept}\n" + "\n".join(f"  {key:<24}{value!s:>8}   before {shipped.get(key)!s:>8}" for key, value in metrics.items()))
+
+
+def main(words=None):
+    import torch
+    asked = arguments(words)
+    torch.set_num_threads(1)
+    for name in asked.only:
+        with tempfile.TemporaryDirectory(prefix="videolights-") as work: rebuild(name, Path(work), asked)
+
+
+if __name__ == "__main__": main()
