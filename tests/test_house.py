@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
+from importlib.util import find_spec
 
 import house
 import pytest
@@ -124,6 +126,23 @@ def test_public_names_resolve():
     for public in vl.__all__: assert getattr(vl, public).__doc__, f"vl.{public} needs a docstring"
     assert set(vl.__all__) <= set(dir(vl))
     with pytest.raises(AttributeError): vl.Nothing
+
+
+def test_old_modules_say_where_they_are():
+    for old, new in vl._MOVED.items():
+        assert find_spec(f"videolights.{new}"), f"{new} is no module"
+        with pytest.raises(ModuleNotFoundError, match=f"is videolights.{new} since"): import_module(f"videolights.{old}")
+    with pytest.raises(ImportError, match="is videolights.training.loop.train since"): from videolights.training import train  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="No module named 'videolights.nothing'"): import_module("videolights.nothing")
+
+
+def test_public_names_are_typed(tmp_path):
+    "What a type checker sees of the lazy names."
+    (tmp_path / "look.py").write_text("import videolights as vl\nreveal_type(vl.Runtime.load)\nreveal_type(vl.train)\n")
+    done = subprocess.run([sys.executable, "-m", "pyright", "--pythonpath", sys.executable, tmp_path / "look.py"],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.count("Type of") == 2, done.stdout + done.stderr
+    assert "Unknown" not in done.stdout
 
 
 def test_ci_runs_make_test():
