@@ -44,7 +44,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         data, split = subset(DataConfig.load(args.data), args.items, Path(folder))
         pack(data, progress=False)
-        ways = {"folders": Dataset(data, split, FolderFeatures(data)), "store": Dataset(data, split, FeatureStore(data))}
+        ways = {"folders": Dataset(data, split, FolderFeatures(data)), "store": Dataset(data, split, FeatureStore.open(data))}
         times = {name: [] for name in ways}
         for name, dataset in [*ways.items()] * (args.rounds + 1): times[name].append(seconds_per_item(dataset))
         folders, store = (statistics.median(times[name][1:]) for name in ways)   # the first round warms the page cache

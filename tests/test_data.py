@@ -219,7 +219,7 @@ except InputError as e: print(e); sys.exit(1)
 
 
 def test_a_store_that_does_not_fit_is_refused(small):
-    with pytest.raises(InputError, match="no packed store; run `videolights data pack` first"): FeatureStore(small)
+    with pytest.raises(InputError, match="no packed store; run `videolights data pack` first"): FeatureStore.open(small)
     store = pack(small, progress=False)
     swapped = replace(small, sources=[SOURCES[1], SOURCES[0], SOURCES[2]])
     for other in (swapped, replace(small, max_words=2), replace(small, sources=[replace(SOURCES[0], normalize=False), *SOURCES[1:]])):
@@ -227,15 +227,15 @@ def test_a_store_that_does_not_fit_is_refused(small):
         assert any("another feature contract" in str(p) for p in check(other, progress=False))
     index = json.loads((store / "index.json").read_text())
     (store / "index.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(InputError, match="a store of version 99, not 1; run `videolights data pack` again"): FeatureStore(small)
+    with pytest.raises(InputError, match="a store of version 99, not 1; run `videolights data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index)[:100])
-    with pytest.raises(InputError, match="index.json: not valid JSON.*data pack` again"): FeatureStore(small)
+    with pytest.raises(InputError, match="index.json: not valid JSON.*data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index))
     clip = (store / "clip.npy").read_bytes()
     (store / "clip.npy").write_bytes(clip[:-8])
-    with pytest.raises(InputError, match="clip.npy: holds .* bytes instead of"): FeatureStore(small)
+    with pytest.raises(InputError, match="clip.npy: holds .* bytes instead of"): FeatureStore.open(small)
     (store / "clip.npy").write_bytes(clip)
-    assert FeatureStore(small).video("v0").shape == (20, 10)
+    assert FeatureStore.open(small).video("v0").shape == (20, 10)
 
 
 def test_reading_is_cut_to_contract(small):

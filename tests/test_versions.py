@@ -115,7 +115,7 @@ def test_this_version_and_the_one_before_are_read():
 
 
 def test_a_store_of_0_1_holds_the_same_numbers():
-    stored, store = read_json(BEFORE / "run.json")["store"], FeatureStore(DataConfig.load(BEFORE / "data.yaml"))
+    stored, store = read_json(BEFORE / "run.json")["store"], FeatureStore.open(DataConfig.load(BEFORE / "data.yaml"))
     for vid, rows in stored["video"].items(): np.testing.assert_array_equal(store.video(vid), np.float32(rows))        # copied, so exactly
     for qid, rows in stored["text"].items(): np.testing.assert_array_equal(store.text(qid), np.float32(rows))
 

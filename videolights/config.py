@@ -285,7 +285,7 @@ class LossConfig(_Presets):
     hard_growth: float = 0.05        # W_j grows by this each epoch ...
     hard_limit: float = 0.5          # ... up to this; 0 sets no limit
 
-    def __post_init__(self): _check(self)
+    __post_init__ = _check
 
 # %% ../nbs/core/01_config.ipynb #5d603c61
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ __all__ = ['crop', 'stretch', 'Augmented']
 
 # %% ../../nbs/data/14_augmentation.ipynb #1e7123ee
 import numpy as np
+import torch
 
 # %% ../../nbs/data/14_augmentation.ipynb #b841c5bc
 def _take(item, clips):
@@ -43,7 +44,7 @@ def stretch(
     return {**_take(item, shown), "windows": item["windows"] * (length / clips)}
 
 # %% ../../nbs/data/14_augmentation.ipynb #f1fa5329
-class Augmented:
+class Augmented(torch.utils.data.Dataset):
     "A data set whose videos are stretched and cut, each with a chance, anew in every epoch."
 
     def __init__(self, dataset, crop: float, stretch: float, seed: int):

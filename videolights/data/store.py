@@ -58,8 +58,6 @@ def _feature_paths(data, source, row):
 def _array_fault(x, source):
     "What is wrong with an array, seen from the contract; nothing with a sound one."
     if x.dtype.kind not in "fiu": return f"holds {x.dtype} values; features are numbers"
-    if x.ndim != 2:
-        return f"has shape {x.shape}; the contract wants rows of {source.dim} columns; set the source's key"
     if len(x) == 0:
         return f"is empty, not one {'clip' if source.kind == 'video' else 'word'}; extract it again or remove its rows"
     if x.shape[1] != source.dim:
@@ -76,9 +74,9 @@ def read_source(
     paths = _feature_paths(data, source, row)
     arrays = [read_array(path, source.key) for path in paths]
     for path, x in zip(paths, arrays):
-        if x.ndim != 2 and len(paths) > 1:
-            raise InputError(f"{path}: has shape {x.shape}; rows of columns can be joined, nothing else")
-    x = join_columns(arrays) if len(paths) > 1 else arrays[0]
+        if x.ndim != 2:
+            raise InputError(f"{path}: has shape {x.shape}, not rows of {source.dim} columns in all; set the source's key")
+    x = join_columns(arrays)
     if fault := _array_fault(x, source): raise InputError(f"{paths[0]}: {fault}")
     return x
 
@@ -233,13 +231,15 @@ def _mapped(path, size):
 
 # %% ../../nbs/data/11_store.ipynb #320308ef
 class FeatureStore(Features):
-    "The packed store of a data set, open for reading videos and texts."
+    "A packed store: `open` it for a data set, then read videos and texts."
 
     def __init__(self, data: DataConfig):
         self.data, self._index = data, _read_index(data)
         mapped = lambda s: _mapped(data.path(data.store, f"{s.name}.npy"), self._index["bytes"][s.name])
         self._arrays = {kind: [mapped(s) for s in data.of_kind(kind)] for kind in ("video", "text")}
 
+    @classmethod
+    def open(cls, data: DataConfig) -> "FeatureStore": return cls(data)
     def __reduce__(self): return FeatureStore, (self.data,)   # worker processes map the files again
 
     def _span(self, kind, row):

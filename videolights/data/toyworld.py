@@ -273,10 +273,10 @@ def _begin(folder, settings, vids):
     if old is None and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and no toy world; choose another folder")
     if old not in (None, settings):
-        redrawn = any(old.get(key) != settings[key] for key in ("edition", "seed"))
-        for path in [*folder.glob("videos/toy_*.mp4"), *folder.glob("builtin_video/toy_*.npz")]:
-            if redrawn or path.stem not in vids: path.unlink()
-        for path in [*folder.glob("builtin_text/qid*.npz"), *folder.glob("annotations/*.jsonl")]: path.unlink()
+        kept = vids if all(old.get(key) == settings[key] for key in ("edition", "seed")) else []
+        for pattern in ("videos/toy_*.mp4", "builtin_video/toy_*.npz", "builtin_text/qid*.npz", "annotations/*.jsonl"):
+            for path in list(folder.glob(pattern)):
+                if path.stem not in kept: path.unlink()
         shutil.rmtree(folder / DataConfig.store, ignore_errors=True)
     write_json(marker, settings)
 

@@ -166,9 +166,9 @@ def write_video(
     first = next(frames, None)
     if first is None: raise InputError(f"{path}: no frames to write; a video needs at least one")
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        h264 = "libx264" in av.codecs_available
-        options = {"crf": "20", "preset": "ultrafast"} if h264 else {"qscale": "3"}
-        stream = container.add_stream("libx264" if h264 else "mpeg4", rate=fps, options=options)
+        codec, options = "libx264", {"crf": "20", "preset": "ultrafast"}
+        if codec not in av.codecs_available: codec, options = "mpeg4", {"qscale": "3"}
+        stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = _even(first).shape[:2]
         stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
         for frame in chain([first], frames):
