@@ -74,17 +74,14 @@ def locked(
     file = path / ".lock" if path.is_dir() else path.parent / f".{path.name}.lock"
     note = file.with_suffix(".holder")
     file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
-    try: lock.acquire(timeout=0)
+    try: held = FileLock(file).acquire(timeout=0)
     except Timeout:
         raise InputError(f"{path}: is in use by another process{_holder(note)}; wait or choose another place") from None
-    try:
+    with held:
         who = dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime("%Y-%m-%d %H:%M:%S"))
         note.write_text(json.dumps(who), encoding="utf-8")
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
+        try: yield
+        finally: note.unlink(missing_ok=True)
 
 # %% ../nbs/core/02_files.ipynb #3d439af0
 def write_text(path, text):

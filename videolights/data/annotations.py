@@ -81,24 +81,22 @@ def window_faults(
             yield item + within, "window outside the video; correct it or the duration"
 
 # %% ../../nbs/data/10_annotations.ipynb #7b21ad43
-def _table(values):
-    "Numbers in one or two dimensions, or None."
+def _is_table(values, *dims):
+    "Whether values are finite numbers in one of these dimensions."
     try: table = np.asarray(values, dtype=float)
-    except (ValueError, TypeError): return None
-    return table if table.ndim in (1, 2) and np.isfinite(table).all() else None
+    except (ValueError, TypeError): return False
+    return table.ndim in dims and np.isfinite(table).all()
 
 
 def _rating_faults(row, clip_seconds):
     "Yields the first (item, sentence) that is wrong with a row's ratings."
     ids, scores, label, duration = map(row.get, ("relevant_clip_ids", "saliency_scores", "label", "duration"))
     item = name_of(row)
-    if label is not None:
-        table = _table(label)
-        if table is None or table.ndim < 2 or not table.size:
-            yield item, "label is no table of numbers; write a list of ratings a clip"
-            return
-    if scores is None: return
-    if _table(scores) is None: yield item, "saliency_scores is no table of numbers; write one list of ratings a clip"
+    if label is not None and not (_is_table(label, 2) and np.size(label)):
+        yield item, "label is no table of numbers; write a list of ratings a clip"
+    elif scores is None: return
+    elif not _is_table(scores, 1, 2):
+        yield item, "saliency_scores is no table of numbers; write one list of ratings a clip"
     elif not isinstance(ids, list) or len(ids) != len(scores):
         yield item, "saliency_scores and relevant_clip_ids differ in length; give each relevant clip its ratings"
     elif not all(isinstance(i, int) and i >= 0 for i in ids):

@@ -30,7 +30,7 @@ def find_videos(
     source, left_out = Path(source), out and Path(out).resolve()
     if source.is_file(): return [source]
     if not source.is_dir(): raise InputError(f"{source}: no such folder of videos; check the path")
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(source).parts)
+    hidden = lambda path: "/." in f"/{path.relative_to(source).as_posix()}"
     found = [p for p in source.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file() and not hidden(p)]
     files = sorted((p for p in found if left_out not in p.resolve().parents), key=Path.as_posix)
     if not files: raise InputError(f"{source}: holds no videos; looked for {', '.join(sorted(ENDINGS))}")
