@@ -75,7 +75,7 @@ def read_source(
     arrays = [read_array(path, source.key) for path in paths]
     for path, x in zip(paths, arrays):
         if x.ndim != 2:
-            raise InputError(f"{path}: has shape {x.shape}, not rows of {source.dim} columns in all; set the source's key")
+            raise InputError(f"{path}: has shape {x.shape}, not rows of {source.dim} columns; set the source's key")
     x = join_columns(arrays)
     if fault := _array_fault(x, source): raise InputError(f"{paths[0]}: {fault}")
     return x

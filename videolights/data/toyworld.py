@@ -80,7 +80,8 @@ def write_script(
     gaps[1:-1] += 1
     starts = np.cumsum(gaps[:-1]) + np.cumsum(lengths) - lengths
     events = [Event(*kind, start=int(start), clips=int(length),
-                    peak=rng.random(), place=tuple(rng.random(3).tolist()), speed=rng.uniform(0.8, 1.2), turn=int(rng.choice([-1, 1])))
+                    peak=rng.random(), place=tuple(rng.random(3).tolist()),
+                    speed=rng.uniform(0.8, 1.2), turn=int(rng.choice([-1, 1])))
               for kind, start, length in zip(_kinds(rng, number), starts, lengths)]
     clips = int(gaps.sum() + lengths.sum())
     return Script(clips, events, [rng.uniform(70, 150) + rng.uniform(-26, 26, (4, 3)) for _ in range(clips // 8 + 2)])
