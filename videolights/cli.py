@@ -409,10 +409,8 @@ def train_command(
     """
     short = {"train.epochs": epochs, "train.lr": lr, "train.start": pretrained}
     changes = parse_changes(set_) | {key: value for key, value in short.items() if value is not None}
-    config = Config.load(recipe)
-    if changes: config = config.with_changes(changes)
     out = out or Path("runs", recipe.stem)
-    vl.train(config, out, resume=resume)
+    vl.train(Config.load(recipe).with_changes(changes), out, resume=resume)
     print(f"run:  {out}\nnext: videolights export {out} --out exported/{out.name}")
 
 # %% ../nbs/90_cli.ipynb #39dd7b2d
@@ -513,7 +511,7 @@ def predict_run(
     from videolights.training.loop import open_split, predict
     config = Config.load(Path(run) / "config.json")
     split = split or config.train.eval_split
-    dataset = open_split(config.with_changes({"train.shuffle_text": shuffled or config.train.shuffle_text}), split)
+    dataset = open_split(config.with_changes({"train.shuffle_text": True}) if shuffled else config, split)
     predictions = predict(vl.load(run), dataset, dataset.data, nms=config.train.nms)
     return _answers(predictions, dataset, split)
 
