@@ -339,7 +339,9 @@ HEADLINES = {
 }
 
 # %% ../../nbs/evaluation/44_reports.ipynb #33dadf4d
-def _shown(value): return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
+def _shown(value):
+    if value is None: return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def table(
@@ -355,5 +357,5 @@ def slice_table(
     rows,  # of `slices`
 ):         # lines of text
     "Slices below each other, their scores side by side."
-    lines = [["", *list(rows[0])[1:]], *([row["slice"], *map(_shown, list(row.values())[1:])] for row in rows)]
+    lines = [["", *list(rows[0])[1:]], *(map(_shown, row.values()) for row in rows)]
     return "\n".join(f"{name:18}" + "".join(f"{value:>9}" for value in values) for name, *values in lines)
