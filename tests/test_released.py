@@ -1,8 +1,10 @@
 "The authors' model and losses, number for number, on inputs and weights that a recipe rebuilds."
 
+import copy
 import json
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +64,16 @@ def test_outputs_are_the_releases(parity):
         near(training.spans[layer], f"aux{layer}_pred_spans"); near(training.logits[layer], f"aux{layer}_pred_logits")
 
 
-@pytest.mark.parametrize("epoch", [0, 7])
-def test_losses_and_gradients_are_the_releases(parity, epoch):
-    """Gradients have two tolerances. Among these inputs some units lie within 1e-6 of a kink: the order in which a processor adds up decides their side, and moves a few gradients, sums of terms that
-    nearly cancel, by up to 1 %, in the release's code as in ours. So nearly all norms agree within 0.1 %, and every one within 3 %; a term that is missing, doubled or wrongly weighted moves them by more."""
-    file, state, options, model = parity
-    objective, batch = Objective(released_loss_config(options)), batch_of(file)
-    model.zero_grad()
+def released_terms(file, options, model, epoch, batch):
     pairs = torch.from_numpy(file["rank_pos"]), torch.from_numpy(file["rank_neg"])
-    terms = objective(model.training_outputs(*inputs(file)), batch, epoch, pairs)
+    out = model.training_outputs(batch.video, batch.video_mask, batch.text, batch.text_mask)
+    return Objective(released_loss_config(options))(out, batch, epoch, pairs)
+
+
+@pytest.mark.parametrize("epoch", [0, 7])
+def test_losses_are_the_releases(parity, epoch):
+    file, _, options, model = parity
+    with torch.no_grad(): terms = released_terms(file, options, model, epoch, batch_of(file))
     theirs = lambda key: float(file[f"loss_epoch{epoch}_{key}"])
     layers = [""] + [f"_{i}" for i in range(model.config.decoder_layers - 1)]
     near = lambda ours, wanted: np.testing.assert_allclose(ours.item(), wanted, rtol=1e-4)
@@ -81,16 +84,47 @@ def test_losses_and_gradients_are_the_releases(parity, epoch):
     near(saliency, theirs("loss_saliency"))
     near(terms["total"], theirs("total"))
 
-    terms["total"].backward()
-    ours, theirs, close = dict(model.named_parameters()), dict(zip(state, file[f"gradnorm_epoch{epoch}"])), []
+
+@pytest.fixture
+def double(monkeypatch):
+    "Everything in double precision, also what the model wants as float32."
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def on_the_other_side(model, within):
+    "Move the PReLU inputs that lie so near to the kink to its other side; the list of how many there were in each call."
+    moved = []
+
+    def move(layer, inputs):
+        near = inputs[0].abs() < within
+        moved.append(int(near.sum()))
+        return (torch.where(near, inputs[0] - 2 * inputs[0].detach(), inputs[0]),)
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.PReLU): layer.register_forward_pre_hook(move)
+    return moved
+
+
+@pytest.mark.parametrize("epoch", [0, 7])
+def test_gradients_are_the_releases(parity, double, epoch):
+    """Every gradient's norm within 0.1 %. In double precision, so that no processor's rounding has a say: one unit of the last encoder layer lies 6e-7 below its PReLU's kink,
+    which is less than float32 resolves there, and the release's float32 had it above; the side moves three norms by 0.1 to 0.7 %. So that unit is put on the release's side."""
+    file, state, options, model = parity
+    model = copy.deepcopy(model).double()
+    moved = on_the_other_side(model, within=1e-6)
+    batch = batch_of(file)
+    exact = {name: x.double() for name, x in vars(batch).items() if isinstance(x, torch.Tensor) and x.is_floating_point()}
+    released_terms(file, options, model, epoch, replace(batch, **exact))["total"].backward()
+    assert sum(moved) == 1
+    ours, theirs = dict(model.named_parameters()), dict(zip(state, file[f"gradnorm_epoch{epoch}"]))
     for name, wanted in theirs.items():
         target = our_name(name)
         if not target: assert wanted == 0, f"{name} is called unused and has a gradient"; continue
         parts = [ours[target.replace("qkv", part)] for part in "qkv"] if ".qkv." in target else [ours[target]]
         norm = sum(float(p.grad.norm()) ** 2 for p in parts if p.grad is not None) ** .5
-        assert abs(norm - wanted) <= 3e-2 * wanted + 1e-6, f"{name}: {norm} against {wanted}"
-        close.append(abs(norm - wanted) <= 1e-3 * wanted + 1e-6)
-    assert np.mean(close) > 0.9
+        assert abs(norm - wanted) <= 1e-3 * wanted + 1e-6, f"{name}: {norm} against {wanted}"
 
 
 def test_padding_leaves_valid_outputs_alone(parity):

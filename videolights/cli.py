@@ -409,10 +409,8 @@ def train_command(
     """
     short = {"train.epochs": epochs, "train.lr": lr, "train.start": pretrained}
     changes = parse_changes(set_) | {key: value for key, value in short.items() if value is not None}
-    config = Config.load(recipe)
-    if changes: config = config.with_changes(changes)
     out = out or Path("runs", recipe.stem)
-    vl.train(config, out, resume=resume)
+    vl.train(Config.load(recipe).with_changes(changes), out, resume=resume)
     print(f"run:  {out}\nnext: videolights export {out} --out exported/{out.name}")
 
 # %% ../nbs/90_cli.ipynb #39dd7b2d
@@ -432,7 +430,7 @@ def ablate_command(
     from videolights.training.grids import Grid, run_grid, to_markdown
     out = out or Path("runs", grid.stem)
     table, failed = run_grid(Grid.load(grid), out, jobs or 0)
-    drawn = f", drawn in {out / 'figures'}" if draw_table(table, out / "figures") else ""
+    drawn = _drawn(draw_table, table, out / "figures")
     print(f"{to_markdown(table)}\nwritten to {out}/table.md, .json, .tex and .csv{drawn}; runs in {out}/runs")
     if failed:
         raise InputError(f"{len(failed)} runs failed: {', '.join(failed)}; "
@@ -459,8 +457,7 @@ def tune_command(
     from videolights.training.search import Search, trials_markdown, tune
     search, out = Search.load(recipe), out or Path("runs", f"tune_{recipe.stem}")
     found = tune(replace(search, trials=trials) if trials else search, out, jobs)
-    page = _draw_search(found, out / "figures")
-    drawn = f", drawn in {page}" if page else ""
+    drawn = _drawn(_draw_search, found, out / "figures")
     print(f"{trials_markdown(found)}\nwritten to {out}/results.md and .json{drawn}; runs in {out}/runs\n"
           f"best: videolights train {out}/best.yaml\n"
           f"check: videolights ablate {out}/check.yaml      # is it better on seeds that the search has not seen?")
@@ -469,24 +466,28 @@ def tune_command(
 def draw_table(
     table,         # of `run_grid`
     folder: Path,  # of the figures
-):                 # their paths; none where plotly is not installed
+):                 # the folder
     "One page for each metric of a grid: every seed of every row."
-    if not find_spec("plotly"): return []
     from videolights.explore.figures import ablation_figure, save_figure
     from videolights.training.grids import slug
-    return [save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html") for metric in table["metrics"]]
+    for metric in table["metrics"]: save_figure(ablation_figure(table, metric), folder / f"{slug(metric)}.html")
+    return folder
 
 # %% ../nbs/90_cli.ipynb #69c1a4cb
 def _draw_search(
     found,         # of `tune`
     folder: Path,  # of the figure
-):                 # its path; None where plotly is not installed
+):                 # its path
     "A page with every trial of a search."
-    if not find_spec("plotly"): return None
     from videolights.explore.figures import save_figure
     from videolights.pictures import template
     from videolights.training.search import tuning_figure
     return save_figure(tuning_figure(found).update_layout(template=template()), folder / "trials.html")
+
+
+def _drawn(draw, found, folder):
+    "Draw, and say where; nothing where plotly is not installed."
+    return f", drawn in {draw(found, folder)}" if find_spec("plotly") else ""
 
 # %% ../nbs/90_cli.ipynb #40d80936
 class Answers(NamedTuple):
@@ -499,7 +500,7 @@ class Answers(NamedTuple):
 
     def score(self) -> dict[str, Any]:
         "All metrics; `brief` has the main ones."
-        return vl.evaluate(self.predictions, self.truth, protocol=self.protocol, clip_seconds=self.clip_seconds)
+        return vl.evaluate(*self[:4])
 
 # %% ../nbs/90_cli.ipynb #d05bb73d
 def predict_run(
@@ -511,7 +512,7 @@ def predict_run(
     from videolights.training.loop import open_split, predict
     config = Config.load(Path(run) / "config.json")
     split = split or config.train.eval_split
-    dataset = open_split(config.with_changes({"train.shuffle_text": shuffled or config.train.shuffle_text}), split)
+    dataset = open_split(config.with_changes({"train.shuffle_text": True}) if shuffled else config, split)
     predictions = predict(vl.load(run), dataset, dataset.data, nms=config.train.nms)
     return _answers(predictions, dataset, split)
 
@@ -597,13 +598,12 @@ def convert_command(
     examples:
       videolights convert model_best.ckpt --out checkpoints/qvhighlights_released
     """
-    from videolights.files import read_json
     from videolights.model.released import convert
     out = out or Path(checkpoint.stem)
     model = convert(checkpoint, out)
-    c, unused = model.config, getattr(model, "unused")
-    contract = read_json(out / "contract.json")
-    sources = ", ".join(f"{s['name']} {s['dim']} ({s['kind']})" for s in contract["sources"])
+    c, unused = model.config, model.unused
+    assert model.contract
+    sources = ", ".join(f"{s['name']} {s['dim']} ({s['kind']})" for s in model.contract["sources"])
     print(f"checkpoint: {out} (video {c.video_dim}, text {c.text_dim}, {c.fusion_layers} Bi-CMF, "
           f"{c.encoder_layers} encoder, {c.decoder_layers} decoder layers)\n"
           f"sources:    {sources} (read off the widths: check them)")
@@ -637,12 +637,12 @@ def export_command(
     from videolights.files import read_json
     folder = out or Path("exported", Path(source).resolve().name)
     if is_encoder(source): return _export_weights(source, folder)
-    scored_on = validation_split(source, data, split) if precision or data else None   # before a minute of tracing
+    dataset = validation_split(source, data, split) if precision or data else None   # before a minute of tracing
     vl.export_onnx(vl.load(source), folder, metrics=metrics_of(source), encoder=encoder)
     parity = read_json(folder / "parity.json")
     print(f"bundle: {folder} ({size_mib(folder):.1f} MiB)\n"
           f"parity: within {parity['worst']:.1e} of PyTorch over {len(parity['cases'])} shapes and paddings")
-    if scored_on: _add_precisions(folder, precision, *scored_on, tolerance)
+    if dataset: _add_precisions(folder, precision, dataset, tolerance)
 
 # %% ../nbs/90_cli.ipynb #c33cf38a
 def _export_weights(source, folder):
@@ -652,11 +652,11 @@ def _export_weights(source, folder):
     print(f"encoder: {folder} ({size_mib(folder):.1f} MiB)\nnext:    videolights export RUN --encoder {folder}")
 
 # %% ../nbs/90_cli.ipynb #9d16a575
-def _add_precisions(folder, precisions, dataset, split, tolerance):
+def _add_precisions(folder, precisions, dataset, tolerance):
     "Score the bundle on real queries, and add the precisions asked for."
     from videolights.deploy.precision import add_precisions, precision_table
     from videolights.files import read_json
-    found = add_precisions(folder, precisions, dataset, split, tolerance)
+    found = add_precisions(folder, precisions, dataset, dataset.split, tolerance)
     print(precision_table(found, read_json(folder / "contract.json")["protocol"]))
 
 # %% ../nbs/90_cli.ipynb #6c95fa79
@@ -664,16 +664,15 @@ def validation_split(
     source,             # a run or checkpoint folder
     data: File = None,  # a data set's YAML file; None takes the run's own
     split="",           # of the data set; "" takes val, or the one the run was evaluated on
-):                      # (Dataset, name of its split)
+):                      # a Dataset
     "The split that precisions are scored on."
-    if data: return vl.Dataset(data, split or "val"), split or "val"
+    if data: return vl.Dataset(data, split or "val")
     path = Path(source, "config.json")
     try: config = Config.load(path)
     except InputError:
         raise InputError(f"{path}: names no data set, and precisions are scored on one; "
                          "name it with --data DATA.yaml") from None
-    split = split or config.train.eval_split
-    return vl.Dataset(config.data, split, sources=config.sources), split
+    return vl.Dataset(config.data, split or config.train.eval_split, sources=config.sources)
 
 # %% ../nbs/90_cli.ipynb #7cfe4fef
 def metrics_of(run):
@@ -825,9 +824,9 @@ def _predict_many(runtime, source, queries, out, precision):
     from videolights.deploy.bulk import Pair, find_pairs, predict_many, read_answers
     folder, pairs = find_pairs(source, queries)
     print(f"writing to {out}; after a stop, the same command goes on")
-    settings = {"precision": precision if precision != "fp32" else None, "weights": runtime.weights}
-    given = {name: value for name, value in settings.items() if value}
-    tally, wanted = predict_many(runtime, source, queries, out, settings=given), set(pairs)
+    settings = {"precision": precision} if precision != "fp32" else {}
+    if runtime.weights: settings["weights"] = runtime.weights
+    tally, wanted = predict_many(runtime, source, queries, out, settings), set(pairs)
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
     if tally.failed: print(f"videos that failed: {tally.failed}, see {out}.failures.jsonl")
     rows = [row for row in read_answers(out) if Pair(row["video"], row["query"], row.get("qid")) in wanted]
@@ -904,7 +903,7 @@ def explore_command(
           --protocol qvhighlights
     """
     from videolights.explore.page import open_all, serve_explorer, write_explorer
-    choices: dict[str, Any] = dict(split=split, protocol=protocol, clip_seconds=clip_seconds)
+    choices: Any = dict(split=split, protocol=protocol, clip_seconds=clip_seconds)
     if not html: return serve_explorer(sources, data, videos, port, not no_browser, **choices)
     path = write_explorer(html, open_all(sources, data, **choices), videos)
     print(f"explorer: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in a browser")
@@ -931,8 +930,8 @@ def demo_folder(folder: Path) -> Path:
     "Take a folder for the demo: new, empty, or made by an earlier demo, so that nobody's files are lost."
     from videolights.files import write_json
     mark = folder / "demo.json"
-    if folder.exists() and not folder.is_dir(): raise InputError(f"{folder}: is a file; name a folder with --out")
-    if folder.is_dir() and any(folder.iterdir()) and not mark.exists():
+    if folder.is_file(): raise InputError(f"{folder}: is a file; name a folder with --out")
+    if any(folder.glob("*")) and not mark.exists():
         raise InputError(f"{folder}: holds files that are not the demo's; choose another folder with --out")
     write_json(mark, {"made_by": f"videolights {vl.__version__} demo"})
     return folder

@@ -32,30 +32,27 @@ DRAWS = 4000   # means drawn for an interval
 
 
 def drawn_means(
-    scores,       # (S, Q) one score per seed and query
-    videos,       # (Q,) whose query it is
-    draws=DRAWS,
-):                # (draws,) means
+    scores,  # (S, Q) one score per seed and query
+    videos,  # (Q,) whose query it is
+):           # (DRAWS,) means
     "Means over videos and seeds that are drawn anew (numbers of a fixed random stream)."
     names, video = np.unique(videos, return_inverse=True)
     sums, counts = np.stack([np.bincount(video, row, len(names)) for row in scores]), np.bincount(video)
     rng = np.random.default_rng(0)
-    drawn, seeds = (rng.multinomial(n, np.full(n, 1 / n), draws) for n in (len(names), len(sums)))
+    drawn, seeds = (rng.multinomial(n, np.full(n, 1 / n), DRAWS) for n in (len(names), len(sums)))
     return ((drawn @ sums.T) * seeds).sum(1) / (len(sums) * (drawn @ counts))
 
 # %% ../../nbs/evaluation/43_intervals.ipynb #82509fd9
 def middle(
-    means,     # (draws,) of `drawn_means`
-    share=95,  # of them, in percent
-):             # low and high end
-    "The ends between which the middle share of the drawn means lies."
-    rest = (100 - share) / 2
-    low, high = np.percentile(means, [rest, 100 - rest])
+    means,  # (DRAWS,) of `drawn_means`
+):          # low and high end
+    "The ends between which the middle 95 % of the drawn means lie."
+    low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 # %% ../../nbs/evaluation/43_intervals.ipynb #1d3d765b
 def two_sided_p(
-    means,  # (draws,) of `drawn_means`
+    means,  # (DRAWS,) of `drawn_means`
 ):          # in (0, 1]
     "How often drawn means lie beyond zero, on the rarer side, twice."
     beyond = min((means <= 0).sum(), (means >= 0).sum())

@@ -61,7 +61,8 @@ _FORMS = {   # key -> least columns (0: a flat list), what the list holds
 def _refuse(rows, key, faults, message):
     "An InputError that names the first row with a fault."
     side = "predictions" if key.startswith("pred_") else "ground truth"
-    if np.any(faults): raise InputError(f"{side}: qid {rows[int(np.argmax(faults))]['qid']!r} {message}")
+    for row, fault in zip(rows, faults):
+        if fault: raise InputError(f"{side}: qid {row['qid']!r} {message}")
 
 # %% ../../nbs/evaluation/44_reports.ipynb #8635a8f8
 def _array(values, columns, flat) -> np.ndarray:
@@ -72,13 +73,17 @@ def _array(values, columns, flat) -> np.ndarray:
     return array if array.ndim == 1 + (columns > 0) and array.shape[-1] >= columns else np.zeros(())
 
 
-def _lists(rows, key):
-    "The lists under `key` of all rows."
+def _lists(rows, key, faults={}):
+    "The lists under `key` of all rows; `faults` has what is said of a list, and when."
     columns, form = _FORMS[key]
     _refuse(rows, key, [row.get(key) is None for row in rows], f"has no '{key}'; give it {form}")
     arrays = [_array(row[key], columns, key == "saliency_scores") for row in rows]
-    _refuse(rows, key, [not array.ndim for array in arrays], f"has a '{key}' that is no list of {form}; correct it")
+    faults = {f"has a '{key}' that is no list of {form}; correct it": lambda array: not array.ndim} | faults
+    for message, is_wrong in faults.items(): _refuse(rows, key, map(is_wrong, arrays), message)
     return arrays
+
+
+def _broken(array): return not np.isfinite(array).all()
 
 # %% ../../nbs/evaluation/44_reports.ipynb #2f72527e
 def read_windows(
@@ -86,11 +91,12 @@ def read_windows(
     key,    # "pred_relevant_windows" or "relevant_windows"
 ):          # windows (Q, M, 3 or 2), mask (Q, M)
     "Windows of all queries; NaN and windows that end before they start are an InputError."
-    windows, mask = pad_lists([array[:, :_FORMS[key][0]] for array in _lists(rows, key)])
-    broken, backwards = ~np.isfinite(windows).all((1, 2)), (windows[..., 1] < windows[..., 0]).any(1)
-    _refuse(rows, key, broken, f"has a NaN or an infinity in '{key}'; correct or drop that window")
-    _refuse(rows, key, backwards, f"has a window in '{key}' that ends before it starts; write [start_s, end_s]")
-    return windows, mask
+    columns, _ = _FORMS[key]
+    windows = _lists(rows, key, {
+        f"has a NaN or an infinity in '{key}'; correct or drop that window": lambda w: _broken(w[:, :columns]),
+        f"has a window in '{key}' that ends before it starts; write [start_s, end_s]":
+            lambda w: (w[:, 1] < w[:, 0]).any()})
+    return pad_lists([array[:, :columns] for array in windows])
 
 # %% ../../nbs/evaluation/44_reports.ipynb #f1a3292e
 def read_moments(
@@ -112,10 +118,9 @@ def read_scores(
 ):                # (Q, L), -inf behind the end of a list
     "Saliency scores of all queries; NaN and empty lists are an InputError."
     key = "pred_saliency_scores"
-    lists = _lists(predictions, key)
-    _refuse(predictions, key, [not len(s) for s in lists], f"has an empty '{key}'; give it one score per clip")
-    broken = [not np.isfinite(s).all() for s in lists]
-    _refuse(predictions, key, broken, f"has a NaN or an infinity in '{key}'; predict it again")
+    lists = _lists(predictions, key, {
+        f"has an empty '{key}'; give it one score per clip": lambda scores: not len(scores),
+        f"has a NaN or an infinity in '{key}'; predict it again": _broken})
     return pad_lists(lists, -np.inf)[0]
 
 # %% ../../nbs/evaluation/44_reports.ipynb #9d20ecd9
@@ -134,14 +139,15 @@ def read_ratings(
     "Ratings of all queries, spread over the clips of their videos."
     ids, scores = _lists(ground_truth, "relevant_clip_ids"), _lists(ground_truth, "saliency_scores")
     raters, clips = max(s.shape[1] for s in scores), _video_clips(ground_truth, clip_seconds)
-    for faults, message in [
-            ([len(i) != len(s) for i, s in zip(ids, scores)],
-             "rates another number of clips than it lists; give each of 'relevant_clip_ids' its ratings"),
-            ([len(s) > 0 and s.shape[1] != raters for s in scores], f"lacks ratings; give each clip all {raters}"),
-            ([not np.isfinite(s).all() for s in scores], "has a NaN in 'saliency_scores'; correct it"),
-            ([not ((i >= 0) & (i <= n)).all() for i, n in zip(ids, clips)],
-             f"rates a clip outside its video; check 'duration' and the clip length, {clip_seconds} s here")]:
-        _refuse(ground_truth, "saliency_scores", faults, message)
+    for row, i, s, n in zip(ground_truth, ids, scores, clips):
+        for fault, message in [
+                (len(i) != len(s), "rates another number of clips than it lists; "
+                                   "give each of 'relevant_clip_ids' its ratings"),
+                (len(s) and s.shape[1] != raters, f"lacks ratings; give each clip all {raters}"),
+                (_broken(s), "has a NaN in 'saliency_scores'; correct it"),
+                (not ((i >= 0) & (i <= n)).all(), "rates a clip outside its video; "
+                                                  f"check 'duration' and the clip length, {clip_seconds} s here")]:
+            _refuse([row], "saliency_scores", [fault], message)
     clips = np.maximum(clips, [int(i.max(initial=0)) + 1 for i in ids])   # a video's last clip may be a partial one
     return pad_ratings(ids, scores, clips)
 
@@ -194,9 +200,9 @@ def read_votes(
     "TVSum's ratings of every clip."
     labels = _lists(ground_truth, "label")
     raters = labels[0].shape[1]
-    broken = [not len(label) or label.shape[1] != raters or not np.isfinite(label).all() for label in labels]
+    wrong = [not len(label) or label.shape[1] != raters or _broken(label) for label in labels]
     message = f"has a 'label' that is empty, has a NaN, or has not {raters} raters; correct it"
-    _refuse(ground_truth, "label", broken, message)
+    _refuse(ground_truth, "label", wrong, message)
     _refuse(ground_truth, "domain", [not row.get("domain") for row in ground_truth], "has no 'domain'; name it")
     return labels
 
@@ -241,9 +247,8 @@ def per_query_rows(
 ):   # rows: index (of the ground truth), qid, vid, query, windows (n, 3), overlaps (n,), iou, confidence, saliency
     "The answer to each query that has one; iou and confidence are the first window's. Without true windows iou is NaN."
     given = {row["qid"]: row for row in predictions}
-    asked = [(index, row, given[row["qid"]]) for index, row in enumerate(ground_truth) if row["qid"] in given]
-    return [dict(index=index) | {key: row.get(key) for key in ("qid", "vid", "query")} | _answer(prediction, row)
-            for index, row, prediction in asked]
+    return [dict(index=index) | {key: row.get(key) for key in ("qid", "vid", "query")} | _answer(given[row["qid"]], row)
+            for index, row in enumerate(ground_truth) if row["qid"] in given]
 
 # %% ../../nbs/evaluation/44_reports.ipynb #1c3da757
 def _moment_columns(predictions, ground_truth, protocol):
@@ -251,11 +256,14 @@ def _moment_columns(predictions, ground_truth, protocol):
     predicted, mask, truth, real = read_moments(predictions, ground_truth)
     ranges, asked = length_ranges(moment_rules(protocol)[1]), real.any(1)
     inside = {name: within(truth, real, ranges[name]).any(1) for name in ("short", "middle", "long")}
-    first, precision = score_lists(predicted[asked], mask[asked], truth[asked], real[asked])
-    scores = {"iou": first, **{f"R1@{t}": first >= t for t in (.3, .5, .7)}, "AP": precision.mean(1)}
-    columns = {name: np.full(len(asked), None) for name in scores}
-    for name, column in columns.items(): column[asked] = scores[name].tolist()
-    return {"length": ["+".join(name for name in inside if inside[name][q]) for q in range(len(asked))]} | columns
+    first, precision = score_lists(*(array[asked] for array in (predicted, mask, truth, real)))
+    def column(values):
+        whole = np.full(len(asked), None)
+        whole[asked] = values.tolist()
+        return whole
+    return {"length": ["+".join(name for name in inside if inside[name][q]) for q in range(len(asked))],
+            "iou": column(first), **{f"R1@{t}": column(first >= t) for t in (.3, .5, .7)},
+            "AP": column(precision.mean(1))}
 
 
 def _highlight_columns(predictions, ground_truth, clip_seconds):
@@ -275,8 +283,8 @@ def per_query(
     moments, highlights = _tasks(predictions, ground_truth, protocol)
     columns = {key: [row.get(key) for row in ground_truth] for key in ("qid", "query", "vid")}
     if protocol == "tvsum":
-        columns["domain"] = [row.get("domain") for row in ground_truth]
-        columns["AP"] = top_clips_precision(read_scores(predictions), read_votes(ground_truth)).mean(1).tolist()
+        ap = top_clips_precision(read_scores(predictions), read_votes(ground_truth)).mean(1)
+        columns |= dict(domain=[row["domain"] for row in ground_truth], AP=ap.tolist())
         moments = highlights = False
     if moments: columns |= _moment_columns(predictions, ground_truth, protocol)
     if highlights: columns |= _highlight_columns(predictions, ground_truth, clip_seconds)
@@ -293,6 +301,7 @@ def describe_query(
 
 
 SLICES = {   # name -> what is compared, above, up to and including
+    "all": ("words", -1, math.inf),
     "window <= 10 s": ("window_s", -1, 10),
     "window 10-30 s": ("window_s", 10, 30),
     "window > 30 s": ("window_s", 30, math.inf),
@@ -314,12 +323,12 @@ def slices(
     "Means over queries that ask for similar things."
     rows = per_query(predictions, ground_truth, protocol, clip_seconds)
     asked = [describe_query(row) for row in ground_truth]
-    scores = [name for name in rows[0] if name not in ("qid", "query", "vid", "length", "domain")]
-    groups = {"all": rows} | {name: [row for row, numbers in zip(rows, asked) if above < numbers[attribute] <= end]
-                              for name, (attribute, above, end) in SLICES.items()}
-    mean = lambda group, score: percent([row[score] for row in group if row[score] is not None])
-    return [dict(slice=name, queries=len(group)) | {score: mean(group, score) for score in scores}
-            for name, group in groups.items() if group]
+    scores, found = [name for name in rows[0] if name not in ("qid", "query", "vid", "length", "domain")], []
+    for name, (attribute, above, end) in SLICES.items():
+        group = [row for row, numbers in zip(rows, asked) if above < numbers[attribute] <= end]
+        means = {score: percent([row[score] for row in group if row[score] is not None]) for score in scores}
+        if group: found.append(dict(slice=name, queries=len(group)) | means)
+    return found
 
 # %% ../../nbs/evaluation/44_reports.ipynb #4e8552c4
 HEADLINES = {
@@ -330,7 +339,9 @@ HEADLINES = {
 }
 
 # %% ../../nbs/evaluation/44_reports.ipynb #33dadf4d
-def _shown(value): return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
+def _shown(value):
+    if value is None: return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 def table(
@@ -346,5 +357,5 @@ def slice_table(
     rows,  # of `slices`
 ):         # lines of text
     "Slices below each other, their scores side by side."
-    lines = [["", *list(rows[0])[1:]], *([row["slice"], *map(_shown, list(row.values())[1:])] for row in rows)]
+    lines = [["", *list(rows[0])[1:]], *(map(_shown, row.values()) for row in rows)]
     return "\n".join(f"{name:18}" + "".join(f"{value:>9}" for value in values) for name, *values in lines)

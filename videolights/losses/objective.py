@@ -36,11 +36,10 @@ def term_weights(
     epoch: int,          # zero-based: the hard losses grow with it
 ) -> dict[str, float]:   # term name -> weight in the total
     "Every term's weight in the total at an epoch."
-    hard = hard_weight(epoch, config.hard_growth, config.hard_limit)
     groups = (MOMENT_TERMS, 1.0), (HIGHLIGHT_TERMS, config.saliency), (ALIGN_TERMS, config.align)
-    shares = {name: share for names, share in groups for name in names}
+    hard = hard_weight(epoch, config.hard_growth, config.hard_limit)
     growth = dict(hard_negative=hard, hard_positive=hard)
-    return {name: share * (growth.get(name, 1.0) * getattr(config, name)) for name, share in shares.items()}
+    return {name: share * (growth.get(name, 1.0) * getattr(config, name)) for names, share in groups for name in names}
 
 # %% ../../nbs/losses/39_objective.ipynb #6d2c2bb6
 def moment_terms(

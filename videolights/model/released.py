@@ -66,8 +66,7 @@ ANCHORS = {
         sa_kpos_proj="slots.k_position", sa_v_proj="slots.v", ca_qcontent_proj="clips.q_content",
         ca_qpos_proj="clips.q_position", ca_kcontent_proj="clips.k_content", ca_kpos_proj="clips.k_position",
         ca_v_proj="clips.v", ca_qpos_sine_proj="clips.q_sine", norm1="slots_residual.norm", norm2="clips_residual.norm",
-        norm3="residual.norm", **FEEDFORWARD)),
-    **layer_names("transformer.decoder.layers.{}", "decoder.layers.{}", {
+        norm3="residual.norm", **FEEDFORWARD) | {
         "self_attn.out_proj": "slots.out", "cross_attn.out_proj": "clips.out"}),
     **layer_names("transformer.decoder", "decoder", {
         "query_scale.layers.#": "scale.#", "ref_point_head.layers.#": "place.#", "bbox_embed.layers.#": "step.#",
@@ -93,7 +92,7 @@ RELEASED = Layout("released", {
 
 # %% ../../nbs/model/29_released.ipynb #36aca9e5
 @cache
-def _pattern(rule: str) -> re.Pattern:
+def _pattern(rule):
     return re.compile(re.escape(rule).replace(r"\{\}", r"(\d+)").replace(r"\#", r"(\d+)") + r"(?=\.|$)")
 
 
@@ -124,7 +123,7 @@ def translate(
     return ours, unused, unknown
 
 # %% ../../nbs/model/29_released.ipynb #88d305d8
-def _sizes(state: dict) -> dict:
+def _sizes(state):
     "What the weights tell; a KeyError names a parameter that every checkpoint has."
     def count(prefix): return len({name[len(prefix):].split(".")[0] for name in state if name.startswith(prefix)})
     layers = {f"{part}_layers": count(f"{part}.layers.") for part in ("fusion", "encoder", "decoder")}
@@ -181,7 +180,7 @@ def released_loss_config(
     return config
 
 # %% ../../nbs/model/29_released.ipynb #d1f13ff5
-def _refusal(error: Exception) -> str:
+def _refusal(error):
     "Why torch did not read a file."
     blocked = re.search(r"(?:GLOBAL|Unsupported (?:global|class)|class) ([\w.]+\.\w+)", str(error))
     if not blocked: return f"not a readable checkpoint ({' '.join(str(error).split())[:120]})"
@@ -202,8 +201,8 @@ def read_checkpoint(
         advice = "download it again from the authors or convert it where you trust it"
         raise InputError(f"{path}: refused, {_refusal(e)}; {advice}") from None
     if not isinstance(found, dict):
-        kind = type(found).__name__
-        raise InputError(f"{path}: holds a {kind}, not a checkpoint; give the file that the release saved")
+        raise InputError(f"{path}: holds a {type(found).__name__}, not a checkpoint; "
+                         "give the file that the release saved")
     options = found.get("opt", {})
     return found.get("model", found), vars(options) if isinstance(options, Namespace) else dict(options)
 
@@ -213,7 +212,7 @@ def read_published(
     options: dict | None = None,   # these come before the checkpoint's own and those of an opt.json beside it
 ) -> tuple[dict, dict, str]:         # state_dict, options, what to call it in an error
     "Weights and options of a published checkpoint."
-    given = vars(options) if isinstance(options, Namespace) else options or {}
+    given = options or {}
     if isinstance(source, dict): state, where = source, "state_dict"
     else:
         (state, found), beside, where = read_checkpoint(source), Path(source).with_name("opt.json"), str(source)
@@ -270,8 +269,8 @@ def load_published(
     "A published checkpoint as a model of this package."
     ours, unused, unknown = translate(state, layout)
     if unknown:
-        count, names = len(unknown), ", ".join(unknown)
-        raise InputError(f"{where}: {count} parameters are unknown to the layout of {layout.preset}: {names}")
+        raise InputError(f"{where}: {len(unknown)} parameters are unknown to the layout of {layout.preset}: "
+                         f"{', '.join(unknown)}")
     model = filled(published_config(ours, options, layout), ours, f"{where}: does not fit {layout.preset}")
     model.unused, model.contract = unused, published_contract(model.config, options)
     return model
