@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .bundle import MODEL, PARITY, PRECISIONS, README, open_bundle, seal
+from .bundle import MODEL, PARITY, PRECISIONS, README, open_bundle, render, seal
 from ..config import InputError
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import atomic_path, read_json, write_json, write_text
@@ -95,12 +95,8 @@ def precision_table(
 ) -> str:            # Markdown
     "Size and headline metrics of each precision."
     full = found["fp32"]
-    names = [name for name in HEADLINES[protocol] if full["metrics"].get(name) is not None]
-    lines = [("precision", "file", "MiB", *names), ("---",) * (3 + len(names))]
-    for name, x in found.items():
-        lines.append((name, f"`{x['file']}`", f"{x['bytes'] / 2**20:.1f}", *(str(x["metrics"][n]) for n in names)))
-    about = f"Scored on the {full['queries']} queries of {full['dataset']}'s split `{full['split']}`:\n\n"
-    return about + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    metrics = [name for name in HEADLINES[protocol] if full["metrics"].get(name) is not None]
+    return render("precisions.md.jinja", full=full, found=found, metrics=metrics)
 
 # %% ../../nbs/deploy/60_precision.ipynb #5a643d58
 _HEADING = "## Precisions\n\n"
@@ -127,5 +123,5 @@ def add_precisions(
         write_json(draft / PARITY, {**read_json(draft / PARITY), "precisions": found, "metric_tolerance": tolerance})
         readme = (draft / README).read_text().partition(_HEADING)[0].rstrip("\n")
         write_text(draft / README, f"{readme}\n\n{_HEADING}{precision_table(found, contract['protocol'])}")
-        seal(draft, {key: value for key, value in contract.items() if key != "files"})
+        seal(draft, contract)
     return found

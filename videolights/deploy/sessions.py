@@ -10,11 +10,8 @@ import io
 import shutil
 import warnings
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING
 
 from ..config import InputError
-
-if TYPE_CHECKING: from onnxruntime import InferenceSession
 
 # %% ../../nbs/deploy/54_sessions.ipynb #5867a2f2
 SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -52,7 +49,7 @@ def open_session(
     providers: str | list = "auto",    # see `wanted_providers`
     threads: int | None = None,        # CPU threads within an operator; None leaves it to ONNX Runtime
     allow_fallback=False,              # accept the CPU when a requested provider cannot be used
-) -> "InferenceSession":
+):  # an onnxruntime.InferenceSession
     "Open a graph where it was asked to run, or say why that is impossible."
     try: import onnxruntime
     except ImportError:
