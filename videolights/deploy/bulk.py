@@ -143,17 +143,20 @@ def to_line(row: dict) -> bytes:
     return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 # %% ../../nbs/deploy/61_bulk.ipynb #269273c6
+def _add_lines(path, rows):
+    with open(path, "ab") as file: file.writelines(map(to_line, rows))
+
+# %% ../../nbs/deploy/61_bulk.ipynb #2396b680
 def _answer_videos(runtime, folder, waiting, out, progress, options):
     "Ask of one video after the other and write what comes; (pairs answered, videos failed)."
     from tqdm.auto import tqdm
     written = failed = 0
     failures_file(out).unlink(missing_ok=True)
-    with open(out, "ab") as answers, tqdm(waiting.values(), disable=not progress, unit="video") as bar:
+    with tqdm(waiting.values(), disable=not progress, unit="video") as bar:
         for pairs in bar:
             rows, failures = answer_pairs(runtime, folder, pairs, **options)
-            answers.write(b"".join(map(to_line, rows))); answers.flush()
-            if failures:
-                with open(failures_file(out), "ab") as log: log.write(b"".join(map(to_line, failures)))
+            _add_lines(out, rows)
+            if failures: _add_lines(failures_file(out), failures)
             written, failed = written + len(rows), failed + bool(failures)
             bar.set_postfix(pairs=written, failed=failed)
     return written, failed

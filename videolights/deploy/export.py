@@ -163,7 +163,7 @@ def bundle_readme(
     return render("bundle_readme.md.jinja", name=name, contract=contract, slots=slots, parity=parity, metrics=metrics)
 
 # %% ../../nbs/deploy/58_export.ipynb #b26c72aa
-def _contract_of(model, contract):
+def _contract_of(model, contract) -> dict:
     "The contract given, or the model's own, if it fits the model."
     if contract is None: contract = getattr(model, "contract", None)
     if contract is None:

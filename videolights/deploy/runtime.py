@@ -7,7 +7,7 @@ __all__ = ['Prediction', 'check_features', 'join_sources', 'segments', 'blend', 
            'graph_file', 'predict_batch', 'predict_dataset', 'Trace', 'trace_pair', 'predict_video', 'Runtime']
 
 # %% ../../nbs/deploy/59_runtime.ipynb #80aeb07a
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -199,7 +199,7 @@ def _answers(self, videos, texts, starts, size, batch_size):
     if all(video is videos[0] for video in videos):
         return list(zip(*(_run(self, [cut(videos[0], start)], texts, batch_size) for start in starts[0])))
     parts = [(cut(video, start), text) for video, text, own in zip(videos, texts, starts) for start in own]
-    answers = _run(self, *zip(*parts), batch_size)
+    answers = _run(self, *zip(*parts), batch_size=batch_size)
     found = iter([(spans, scores, saliency[:len(part)]) for (spans, scores, saliency), (part, _) in zip(answers, parts)])
     return [[next(found) for _ in own] for own in starts]
 
@@ -311,14 +311,20 @@ def predict_video(
     return self.predict_batch([video] * len(texts), texts, identities, [probe(path).duration_s] * len(texts), **options)
 
 # %% ../../nbs/deploy/59_runtime.ipynb #dc7545e7
+@dataclass(eq=False, repr=False)
 class Runtime:
     "A bundle, ready to answer. Open one with `Runtime.load`."
+    session: Any                  # of ONNX Runtime
+    contract: dict
+    folder: Path = Path()
+    threads: int | None = None    # of its encoder
+    weights: dict = field(default_factory=dict)   # places of its encoders
 
-    def __init__(self, session, contract: dict, folder: str | Path = "", threads=None, weights={}):
-        self.session, self.contract, self.folder = session, contract, Path(folder)
-        self.threads, self.weights = threads, weights
-        axes = {x.name: x.shape[0] for x in session.get_inputs()}
-        self.shares_videos = axes["video"] != axes["text"]   # False: each text needs a video of its own (version 1)
+    @cached_property
+    def shares_videos(self) -> bool:
+        "False in bundles of version 1: each text needs a video of its own."
+        axes = {x.name: x.shape[0] for x in self.session.get_inputs()}
+        return axes["video"] != axes["text"]
 
     @classmethod
     def load(
