@@ -109,7 +109,7 @@ def begin_answers(
     if not note.exists():
         raise InputError(f"{out}: holds what this command did not write; choose another file with --out")
     before = read_json(note)
-    for key in {**facts, **before}:
+    for key in facts | before:
         old, new = before.get(key), facts.get(key)
         if old == new: continue
         raise InputError(f"{out}: was begun with another {key} ({str(old)[:60]}, now {str(new)[:60]}); "
@@ -178,7 +178,7 @@ def predict_many(
                          "it cannot read videos, call `Runtime.predict`")
     folder, pairs = find_pairs(source, queries)
     facts = {"source": str(Path(source).resolve()), "bundle": bundle_id(runtime.contract)}
-    begin_answers(out, {**facts, **(settings or {}), **options})
+    begin_answers(out, facts | (settings or {}) | options)
     done, waiting = answered(read_answers(out)), {}
     for pair in pairs:
         if pair not in done: waiting.setdefault(pair.video, []).append(pair)

@@ -137,7 +137,7 @@ def seal(
     "Hash a bundle's files and write its contract."
     found = sorted(f.name for f in Path(folder).iterdir() if f.is_file() and f.name not in (*HASHED, CONTRACT))
     inside = [f"{ENCODER}/{ENCODER}.json"] if Path(folder, ENCODER).is_dir() else []
-    return BUNDLE.seal(folder, {**contract, **details}, [*found, *inside])
+    return BUNDLE.seal(folder, contract | details, [*found, *inside])
 
 # %% ../../nbs/deploy/55_bundle.ipynb #8e7b5147
 def sources_of(

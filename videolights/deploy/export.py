@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OUTPUTS', 'COMPARED', 'PARITY_SHAPES', 'PADDINGS', 'PARITY_TOLERANCE', 'unit_range', 'Graph', 'example_inputs',
-           'trace_onnx', 'measure_parity', 'worst_difference', 'bundle_readme', 'export_onnx']
+           'trace_onnx', 'measure_parity', 'worst_difference', 'export_onnx']
 
 # %% ../../nbs/deploy/58_export.ipynb #d23fbd6f
 import copy
@@ -55,9 +55,9 @@ def _answer(out, mask, clip_seconds):
 
 def _inner_outputs(traced, weights):
     "Stages and attentions by the names they have in the graph."
-    stages = {name: stage._asdict() for name, stage in traced.items() if isinstance(stage, Stage)}
-    sides = {f"stage.{name}.{side}": x for name, stage in stages.items() for side, x in stage.items()}
-    return {**sides, **{f"attention.{name}": x for name, x in weights.items()}}
+    sides = {f"stage.{name}.{side}": x for name, stage in traced.items() if isinstance(stage, Stage)
+             for side, x in stage._asdict().items()}
+    return sides | {f"attention.{name}": x for name, x in weights.items()}
 
 # %% ../../nbs/deploy/58_export.ipynb #5c3d953c
 class Graph(nn.Module):
@@ -81,7 +81,7 @@ class Graph(nn.Module):
         pairs = torch.arange(text.shape[0], device=text.device) % videos
         with watch_attention(self.model) as weights:
             traced = self.model.trace(append_tef(video, video_mask), video_mask, text, text_mask, pairs)
-        return {**_answer(traced["output"], video_mask[pairs], self.clip_seconds), **_inner_outputs(traced, weights)}
+        return _answer(traced["output"], video_mask[pairs], self.clip_seconds) | _inner_outputs(traced, weights)
 
 # %% ../../nbs/deploy/58_export.ipynb #3f46ad3e
 def example_inputs(
@@ -132,7 +132,7 @@ def measure_parity(
     session, config = open_session(path, "cpu"), graph.model.config
     cases: list[dict] = [dict(batch=batch, clips=clips, words=min(words, config.max_words), padding=padding)
                          for batch, clips, words in shapes for padding in PADDINGS]
-    return [{**case, **_differences(graph, session, example_inputs(config, **case))} for case in cases]
+    return [case | _differences(graph, session, example_inputs(config, **case)) for case in cases]
 
 # %% ../../nbs/deploy/58_export.ipynb #d1e722b9
 @torch.no_grad()
@@ -141,7 +141,7 @@ def _differences(graph, session, inputs):
     found = session.run(list(expected), dict(zip(INPUTS, inputs)))
     each = {name: float(np.abs(x.numpy() - y).max()) for (name, x), y in zip(expected.items(), found)}
     worst = lambda kind: float(np.max([x for name, x in each.items() if name.startswith(kind)]))
-    return {**{name: each[name] for name in OUTPUTS}, "stages": worst("stage."), "attention": worst("attention.")}
+    return {name: each[name] for name in OUTPUTS} | dict(stages=worst("stage."), attention=worst("attention."))
 
 # %% ../../nbs/deploy/58_export.ipynb #709429f7
 def worst_difference(
@@ -150,17 +150,6 @@ def worst_difference(
     "The number by which an export is accepted."
     differences = [case[name] for case in cases for name in COMPARED]
     return math.inf if any(map(math.isnan, differences)) else max(differences)
-
-# %% ../../nbs/deploy/58_export.ipynb #640dffbe
-def bundle_readme(
-    name: str,             # the bundle's folder name
-    contract: dict,
-    slots: int,            # moment slots Q
-    parity: dict,          # as written to parity.json
-    metrics: dict | None,  # metric name -> value
-) -> str:
-    "The README of a bundle, from `static/bundle_readme.md.jinja`."
-    return render("bundle_readme.md.jinja", name=name, contract=contract, slots=slots, parity=parity, metrics=metrics)
 
 # %% ../../nbs/deploy/58_export.ipynb #b26c72aa
 def _contract_of(model, contract) -> dict:
@@ -197,11 +186,12 @@ def export_onnx(
     with atomic_path(folder) as draft:
         draft.mkdir()
         if encoder: contract = _pack_encoder(encoder, draft, contract)
-        trace_onnx(graph, {**contract, **details}, draft / MODEL)
+        trace_onnx(graph, contract | details, draft / MODEL)
         parity = _parity(graph, draft / MODEL, folder, check)
         write_json(draft / PARITY, parity)
         write_json(draft / CONFIG, asdict(config))
-        write_text(draft / README, bundle_readme(folder.name, contract, config.slots, parity, metrics))
+        write_text(draft / README, render("bundle_readme.md.jinja", name=folder.name, contract=contract,
+                                          slots=config.slots, parity=parity, metrics=metrics))
         seal(draft, contract, **details)
     return folder
 

@@ -6,7 +6,6 @@
 __all__ = ['CONVERTERS', 'to_fp16', 'to_int8', 'score_bundle', 'compare', 'precision_table', 'add_precisions']
 
 # %% ../../nbs/deploy/60_precision.ipynb #b6c2640f
-import logging
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ..config import InputError
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import atomic_path, read_json, write_json, write_text
 from .runtime import Runtime
-from .sessions import open_session
+from .sessions import open_session, quiet
 
 # %% ../../nbs/deploy/60_precision.ipynb #462ab2d4
 _EXACT = ("CumSum", "Sin", "Cos", "Range", "Min", "Max")   # stay in float32
@@ -39,10 +38,8 @@ def to_fp16(source, target):
 def to_int8(source, target):
     "Write a graph whose matrix products have 8-bit weights."
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)            # it recommends a preparation that changes nothing here
-    try: quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
-    finally: logging.disable(level)
+    with quiet():            # it recommends a preparation that changes nothing here
+        quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
 
 
 CONVERTERS = {"fp16": to_fp16, "int8": to_int8}
@@ -53,8 +50,8 @@ def score_bundle(
     dataset,                      # a Dataset: items and annotations
 ) -> tuple[list[dict], dict]:     # rows of predictions, all metrics
     "Predict a split with a bundle and score it as its protocol is scored."
-    rows, how = runtime.predict_dataset(dataset), {key: runtime.contract[key] for key in ("protocol", "clip_seconds")}
-    return rows, evaluate(rows, dataset.annotations, **how)
+    rows, contract = runtime.predict_dataset(dataset), runtime.contract
+    return rows, evaluate(rows, dataset.annotations, contract["protocol"], contract["clip_seconds"])
 
 # %% ../../nbs/deploy/60_precision.ipynb #e6b2711e
 def compare(

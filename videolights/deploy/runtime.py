@@ -19,7 +19,7 @@ from .bundle import CONTRACT, INPUTS, MODEL, PRECISIONS, answer_key, open_bundle
 from ..config import InputError
 from ..data.store import l2_normalize, pad
 from .exported import open_encoder
-from ..features.protocol import FeatureEncoder, encode_file
+from ..features.protocol import FeatureEncoder, encode_file, join_columns
 from ..evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
 from .sessions import open_session
 from ..spans import span_to_window, temporal_iou, window_to_span
@@ -87,8 +87,7 @@ def join_sources(
         fault = "is missing" if name in names else "is not in the contract"
         raise InputError(f"{kind} features: '{name}' {fault}; the bundle reads {', '.join(names)}")
     parts = [check_features(arrays[s["name"]], s["dim"], s["name"], s["name"]) for s in sources]
-    parts = [l2_normalize(x) if s.get("normalize", True) else x for s, x in zip(sources, parts)]
-    return np.concatenate([x[:min(map(len, parts))] for x in parts], 1)
+    return join_columns([l2_normalize(x) if s.get("normalize", True) else x for s, x in zip(sources, parts)])
 
 # %% ../../nbs/deploy/59_runtime.ipynb #ad4cf4e2
 def segments(
@@ -208,8 +207,8 @@ def _checked(self, videos, texts):
     c = self.contract
     if len(videos) != len(texts):
         raise InputError(f"{len(videos)} videos for {len(texts)} texts; give one text per video")
-    columns = {kind: ", ".join(f"{s['name']} {s['dim']}" for s in sources_of(c, kind)) for kind in ("video", "text")}
-    check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", columns[kind])
+    columns = lambda kind: ", ".join(f"{s['name']} {s['dim']}" for s in sources_of(c, kind))
+    check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", columns(kind))
     # a video that is given often is checked once
     once = {key: check(x, "video") for key, x in {id(x): x for x in videos}.items()}
     texts = [check(x, "text") for x in texts]
@@ -263,7 +262,7 @@ def predict_dataset(
 @dataclass(frozen=True, eq=False)
 class Trace:
     "What happens inside a model between one video and one query."
-    stages: dict[str, tuple]          # stage -> (clips (L, d), words (N, d))
+    stages: dict[str, list]           # stage -> clips (L, d), words (N, d)
     attention: dict[str, np.ndarray]  # name -> weights (heads, n, m), rows read columns
     saliency: np.ndarray              # (L,) raw
     spans: np.ndarray                 # (Q, 2) of every slot, in the decoder's order
@@ -282,11 +281,12 @@ def trace_pair(
         raise InputError(f"{self.folder / MODEL}: names no stages, so it answers but cannot be looked into "
                          "(as in bundles of version 1); export the run again")
     (spans, scores, saliency, *rest), = _run(self, [video], [text], outputs=(*_OUTPUTS, *inner))
-    found = dict(zip(inner, rest))
-    names = dict.fromkeys(name.split(".")[1] for name in inner if name.startswith("stage."))
-    stages = {name: (found[f"stage.{name}.video"], found[f"stage.{name}.text"]) for name in names}
-    attention = {name.partition(".")[2]: x for name, x in found.items() if name.startswith("attention.")}
-    return Trace(stages, attention, saliency, spans, scores)
+    trace = Trace({}, {}, saliency, spans, scores)
+    for name, x in zip(inner, rest):
+        kind, name = name.split(".", 1)
+        if kind == "attention": trace.attention[name] = x
+        else: trace.stages.setdefault(name.partition(".")[0], []).append(x)     # video, then text
+    return trace
 
 # %% ../../nbs/deploy/59_runtime.ipynb #66b1faf5
 def _split(sources, encoded):
