@@ -50,10 +50,9 @@ def random_pairs(
     batch: int,
     clips: int,
     words: int,     # no more than the contract's `max_words` are drawn
-    seed: int = 2018,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     "Videos (clips, video_dim) and texts (words, text_dim), `batch` of each."
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(2018)
     rows = lambda n, dim: [rng.standard_normal((n, dim), dtype=np.float32) for _ in range(batch)]
     return rows(clips, contract["video_dim"]), rows(min(words, contract["max_words"]), contract["text_dim"])
 
@@ -95,7 +94,7 @@ start = time.perf_counter()
 import numpy as np
 from videolights.deploy.runtime import Runtime
 imported = time.perf_counter()
-runtime = Runtime.load(sys.argv[1], "cpu", precision=sys.argv[2])
+runtime = Runtime.load(sys.argv[1], "cpu")
 loaded = time.perf_counter()
 c = runtime.contract
 video, text = (75, c["video_dim"]), (min(12, c["max_words"]), c["text_dim"])
@@ -108,11 +107,10 @@ print(json.dumps(dict(import_s=imported - start, load_s=loaded - imported, first
 
 # %% ../../nbs/deploy/64_benchmark.ipynb #728e6560
 def cold_start(
-    folder: str | Path,   # a bundle
-    precision: str = "fp32",
-) -> dict:                # seconds of import, load and first answer; peak memory in MiB
+    folder: str | Path,  # a bundle
+) -> dict:               # seconds of import, load and first answer; peak memory in MiB
     "What the first answer of a new process costs."
-    done = subprocess.run([sys.executable, "-c", _COLD, str(folder), precision], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", _COLD, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"{folder}: a fresh process could not answer ({done.stderr.strip().splitlines()[-1][:200]})")
     return json.loads(done.stdout, parse_float=lambda number: round(float(number), 3))

@@ -64,11 +64,11 @@ def compare(
     return max(drops.items(), key=lambda x: x[1])
 
 # %% ../../nbs/deploy/60_precision.ipynb #ddc28ff0
-def _measure(held, contract, dataset, split, threads):
+def _measure(held, contract, dataset, split):
     "Scores of every precision, fp32 first, and how far its saliency is from fp32's at most."
     found, exact = {}, None
     for name, path in held.items():
-        rows, metrics = score_bundle(Runtime(open_session(path, "cpu", threads), contract), dataset)
+        rows, metrics = score_bundle(Runtime(open_session(path, "cpu"), contract), dataset)
         curves = np.concatenate([row["pred_saliency_scores"] for row in rows])
         exact = curves if exact is None else exact
         found[name] = dict(file=PRECISIONS[name], bytes=path.stat().st_size, dataset=contract["dataset"], split=split,
@@ -105,7 +105,6 @@ def add_precisions(
     dataset,                 # validation split, a Dataset
     split="val",             # its name, for the report
     tolerance=1.0,           # points that no headline metric may lose
-    threads=None,
 ) -> dict:                   # what parity.json says of each precision
     "Convert a bundle's graph, score every precision, and seal the bundle again."
     folder, contract = Path(folder), open_bundle(folder)
@@ -115,7 +114,7 @@ def add_precisions(
         shutil.copytree(folder, draft)
         for name in precisions: CONVERTERS[name](draft / MODEL, draft / PRECISIONS[name])
         held = {name: draft / file for name, file in PRECISIONS.items() if (draft / file).exists()}
-        found = _measure(held, contract, dataset, split, threads)
+        found = _measure(held, contract, dataset, split)
         for name in list(found)[1:]: _check_drop(folder, name, found, contract["protocol"], tolerance)
         write_json(draft / PARITY, {**read_json(draft / PARITY), "precisions": found, "metric_tolerance": tolerance})
         readme = (draft / README).read_text().partition(_HEADING)[0].rstrip("\n")

@@ -289,8 +289,9 @@ def trace_pair(
     return trace
 
 # %% ../../nbs/deploy/59_runtime.ipynb #66b1faf5
-def _split(sources, encoded):
+def _split(contract, kind, encoded):
     "The columns of an encoder, which gives all sources side by side, by the source's name."
+    sources = sources_of(contract, kind)
     edges = np.cumsum([source["dim"] for source in sources])[:-1]
     return dict(zip((source["name"] for source in sources), np.split(encoded, edges, 1)))
 
@@ -303,10 +304,9 @@ def predict_video(
 ) -> list[Prediction]:         # one per query
     "Decode, encode and answer."
     queries, contract = [queries] if isinstance(queries, str) else list(queries), self.contract
-    words, clips = sources_of(contract, "text"), sources_of(contract, "video")
-    texts = [self.prepare_text(_split(words, x)) for x in self.encoder.encode_text(queries)]
+    texts = [self.prepare_text(_split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
     encoded = encode_file(self.encoder, path, contract["clip_seconds"], contract.get("at", .5))
-    video = self.prepare_video(_split(clips, encoded))
+    video = self.prepare_video(_split(contract, "video", encoded))
     identities = [dict(query=query, vid=Path(path).stem) for query in queries]
     return self.predict_batch([video] * len(texts), texts, identities, [probe(path).duration_s] * len(texts), **options)
 

@@ -160,7 +160,7 @@ class _Body:
         self.started = True
         if not self.read and message["type"] == "http.response.start":
             message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-        if not self.read and message["type"] == "http.response.body" and not message.get("more_body"):
+        elif not self.read and not message.get("more_body"):
             message, self.owed = {**message, "more_body": True}, True
         await self._send(message)
 
@@ -173,31 +173,31 @@ class _Body:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 # %% ../../nbs/deploy/63_serving.ipynb #dd65aa9b
-class _Gate:
+def _refused(scope, limits, inside, size):
+    "The refusal that is due before anything is read, if any."
+    if inside > limits.workers + limits.waiting:
+        return _error(503, "too many requests are waiting; try again soon", {"Retry-After": "5"})
+    if int(dict(scope["headers"]).get(b"content-length", 0)) > size: return _error(413, _too_large(size))
+
+# %% ../../nbs/deploy/63_serving.ipynb #cf106ee0
+def _gate(app, limits):
     "What every POST passes first: a place in the queue, a limit on bytes, a limit on time."
-    SMALL = 2**16   # bytes of a request without a video
+    inside = 0
 
-    def __init__(self, app, limits): self.app, self.limits, self.inside = app, limits, 0
-
-    async def __call__(self, scope, receive, send):
-        if scope["type"] != "http" or scope["method"] != "POST": return await self.app(scope, receive, send)
-        body = _Body(receive, send, self.limits.max_mb * 1e6 if scope["path"] == "/predict" else self.SMALL)
-        self.inside += 1
+    async def handle(scope, receive, send):
+        nonlocal inside
+        if scope["type"] != "http" or scope["method"] != "POST": return await app(scope, receive, send)
+        body = _Body(receive, send, limits.max_mb * 1e6 if scope["path"] == "/predict" else 2**16)
+        inside += 1
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
-                await self._choose(scope, body.limit)(scope, body.receive, body.send)
+            async with asyncio.timeout(limits.timeout_s):
+                await (_refused(scope, limits, inside, body.limit) or app)(scope, body.receive, body.send)
         except TimeoutError:
-            late = _error(504, f"took longer than {self.limits.timeout_s:g} seconds; send a shorter video")
+            late = _error(504, f"took longer than {limits.timeout_s:g} seconds; send a shorter video")
             if not body.started: await late(scope, body.receive, body.send)
-        finally: self.inside -= 1
+        finally: inside -= 1
         if body.owed: await body.finish()
-
-    def _choose(self, scope, limit):
-        "What answers: the app, or a refusal."
-        if self.inside > self.limits.workers + self.limits.waiting:
-            return _error(503, "too many requests are waiting; try again soon", {"Retry-After": "5"})
-        announced = int(dict(scope["headers"]).get(b"content-length", 0))
-        return _error(413, _too_large(limit)) if announced > limit else self.app
+    return handle
 
 # %% ../../nbs/deploy/63_serving.ipynb #f07b6f64
 async def in_thread(
@@ -308,7 +308,7 @@ def create_app(
 
     app = FastAPI(title="videolights", version=__version__, lifespan=workers, redirect_slashes=False,
                   description="Moments and highlights of a video that a sentence describes.")
-    app.add_middleware(_Gate, limits=limits)
+    app.add_middleware(_gate, limits=limits)
     _add_errors(app)
     _add_questions(app, Service(runtime, folder, limits))
     _add_facts(app, runtime)
