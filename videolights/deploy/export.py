@@ -154,8 +154,8 @@ def worst_difference(
 # %% ../../nbs/deploy/58_export.ipynb #b26c72aa
 def _contract_of(model, contract) -> dict:
     "The contract given, or the model's own, if it fits the model."
-    if contract is None: contract = getattr(model, "contract", None)
-    if contract is None:
+    contract = contract or getattr(model, "contract", None)
+    if not contract:
         raise InputError("the model carries no feature contract; "
                          "pass one, e.g. DataConfig.load('data.yaml').contract()")
     for key in ("dataset", *FEATURES):

@@ -198,8 +198,8 @@ def _answers(self, videos, texts, starts, size, batch_size):
     if all(video is videos[0] for video in videos):
         return list(zip(*(_run(self, [cut(videos[0], start)], texts, batch_size) for start in starts[0])))
     parts = [(cut(video, start), text) for video, text, own in zip(videos, texts, starts) for start in own]
-    answers = _run(self, *zip(*parts), batch_size=batch_size)
-    found = iter([(spans, scores, saliency[:len(part)]) for (spans, scores, saliency), (part, _) in zip(answers, parts)])
+    answers = zip(parts, _run(self, *zip(*parts), batch_size=batch_size))
+    found = ((spans, scores, saliency[:len(part)]) for (part, _), (spans, scores, saliency) in answers)
     return [[next(found) for _ in own] for own in starts]
 
 # %% ../../nbs/deploy/59_runtime.ipynb #7ae1a30d
