@@ -71,7 +71,7 @@ def check_features(
         fault = f"has {x.shape[1]} columns, the contract says {dim} ({detail}); join the sources in this order"
     elif not len(x): fault = "has no rows; at least one is needed"
     elif not np.isfinite(x).all(): fault = "holds NaN or infinite values; extract the features again"
-    else: return x.astype(np.float32)
+    else: return x.astype(np.float32, copy=False)
     raise InputError(f"{what}: {fault}")
 
 # %% ../../nbs/deploy/59_runtime.ipynb #cadb8ce4
@@ -320,11 +320,9 @@ class Runtime:
     threads: int | None = None    # of its encoder
     weights: dict = field(default_factory=dict)   # places of its encoders
 
-    @cached_property
-    def shares_videos(self) -> bool:
-        "False in bundles of version 1: each text needs a video of its own."
+    def __post_init__(self):
         axes = {x.name: x.shape[0] for x in self.session.get_inputs()}
-        return axes["video"] != axes["text"]
+        self.shares_videos = axes["video"] != axes["text"]   # False: each text needs a video of its own (version 1)
 
     @classmethod
     def load(
@@ -345,12 +343,10 @@ class Runtime:
         return runtime
 
     @property
-    # where the graph really runs, most preferred first
-    def providers(self) -> list[str]: return self.session.get_providers()
+    def providers(self) -> list[str]: return self.session.get_providers()   # where it really runs, preferred first
 
     @cached_property
-    def encoder(self) -> FeatureEncoder:
-        "Of videos and sentences, opened when first needed."
+    def encoder(self) -> FeatureEncoder:   # of videos and sentences, opened when first needed
         return open_encoder(self.contract, self.folder, threads=self.threads, places=self.weights)
 
     def prepare_video(self, arrays: dict) -> np.ndarray:
@@ -370,8 +366,7 @@ class Runtime:
         **options,   # identity (qid, query, vid) of a single pair, and options of `predict_batch`
     ) -> Any:        # a Prediction, or a list of B
         "Answer one query about one video, many queries about one video, or pair by pair."
-        many = isinstance(text, (list, tuple)) and (not len(text) or np.ndim(text[0]) == 2)
-        if many:
+        if isinstance(text, (list, tuple)) and (not text or np.ndim(text[0]) == 2):
             videos = video if isinstance(video, (list, tuple)) else [video] * len(text)
             return self.predict_batch(videos, text, **options)
         identity = {key: options.pop(key) for key in ("qid", "query", "vid") if key in options}
