@@ -78,7 +78,7 @@ def test_many_texts_share_their_videos(model, session):
 def test_inner_outputs_are_torchs(model, session):
     inputs = export.example_inputs(model.config, 2, 19, 6, "ragged", seed=5)
     graph = export.Graph(model.eval(), 2.0)
-    with torch.no_grad(): expected = graph.outputs(*map(torch.from_numpy, inputs))
+    with torch.no_grad(): expected = graph(*map(torch.from_numpy, inputs))
     model.train()
     found = dict(zip(expected, session.run(list(expected), dict(zip(export.INPUTS, inputs)))))
     assert {name.split(".")[1] for name in expected if name.startswith("stage.")} == {"projection", "refinement", "t2v", "fusion", "encoder"}

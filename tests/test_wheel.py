@@ -44,7 +44,7 @@ def test_wheel_holds_what_the_package_tracks_and_nothing_else(wheel):
     packed = {n for n in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in n}
     tracked = set(run("git", "ls-files", "--cached", "videolights", cwd=ROOT).split())
     assert packed == tracked
-    assert {"videolights/py.typed", "videolights/deploy/static/bundle_readme.md.jinja"} <= packed
+    assert {"videolights/py.typed", "videolights/deploy/static/bundle_readme.md.jinja", "videolights/deploy/static/precisions.md.jinja"} <= packed
 
 
 def test_modules_import_without_torch(clean, tmp_path):

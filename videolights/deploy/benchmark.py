@@ -16,7 +16,7 @@ from typing import Callable, Sequence
 
 import numpy as np
 
-from .bundle import CONFIG, PRECISIONS
+from .bundle import CONFIG, PRECISIONS, open_bundle
 from ..config import InputError, ModelConfig, from_dict
 from ..files import read_json
 from .runtime import Runtime
@@ -50,10 +50,9 @@ def random_pairs(
     batch: int,
     clips: int,
     words: int,     # no more than the contract's `max_words` are drawn
-    seed: int = 2018,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     "Videos (clips, video_dim) and texts (words, text_dim), `batch` of each."
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(2018)
     rows = lambda n, dim: [rng.standard_normal((n, dim), dtype=np.float32) for _ in range(batch)]
     return rows(clips, contract["video_dim"]), rows(min(words, contract["max_words"]), contract["text_dim"])
 
@@ -95,7 +94,7 @@ start = time.perf_counter()
 import numpy as np
 from videolights.deploy.runtime import Runtime
 imported = time.perf_counter()
-runtime = Runtime.load(sys.argv[1], "cpu", precision=sys.argv[2])
+runtime = Runtime.load(sys.argv[1], "cpu")
 loaded = time.perf_counter()
 c = runtime.contract
 video, text = (75, c["video_dim"]), (min(12, c["max_words"]), c["text_dim"])
@@ -108,11 +107,10 @@ print(json.dumps(dict(import_s=imported - start, load_s=loaded - imported, first
 
 # %% ../../nbs/deploy/64_benchmark.ipynb #728e6560
 def cold_start(
-    folder: str | Path,   # a bundle
-    precision: str = "fp32",
-) -> dict:                # seconds of import, load and first answer; peak memory in MiB
+    folder: str | Path,  # a bundle
+) -> dict:               # seconds of import, load and first answer; peak memory in MiB
     "What the first answer of a new process costs."
-    done = subprocess.run([sys.executable, "-c", _COLD, str(folder), precision], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", _COLD, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise InputError(f"{folder}: a fresh process could not answer ({done.stderr.strip().splitlines()[-1][:200]})")
     return json.loads(done.stdout, parse_float=lambda number: round(float(number), 3))
@@ -124,38 +122,35 @@ def benchmark(
     clips=(75,),                   # lengths of the videos
     words=12,
     threads: Sequence[int | None] = (None,),   # None leaves it to the library
-    providers=("cpu",),
+    providers: Sequence[str] = ("cpu",),
     precisions=None,               # None takes those that the bundle holds
     seconds=1.0,                   # per measurement
     torch=True,                    # measure torch beside it, on the CPU
     progress: Callable = print,    # called with each row
 ) -> list[dict]:
     "Measure a bundle in every combination."
-    folder, rows = Path(folder), []
-    contract = Runtime.load(folder, "cpu").contract
+    folder, contract, rows = Path(folder), open_bundle(folder), []
+    def add(measure, **how):
+        for length, batch in itertools.product(clips, batches):
+            rows.append({**how, "clips": length, "batch": batch, **measure(batch, length)})
+            progress(rows[-1])
     held = precisions or [name for name, file in PRECISIONS.items() if file in contract["files"]]
-    shapes = list(itertools.product(clips, batches))
-    def add(found, **what): rows.append({**what, **found}); progress(rows[-1])
-    for provider, count, precision in [(p, n, name) for p in providers for n in threads for name in held]:
+    for provider, count, precision in itertools.product(providers, threads, held):
         runtime = Runtime.load(folder, provider, count, precision=precision)
-        how = dict(engine="onnxruntime", precision=precision, provider=provider, threads=count)
-        for length, batch in shapes:
-            add(measure_runtime(runtime, batch, length, words, seconds), **how, clips=length, batch=batch)
+        add(lambda batch, length: measure_runtime(runtime, batch, length, words, seconds),
+            engine="onnxruntime", precision=precision, provider=provider, threads=count)
     config = from_dict(ModelConfig, read_json(folder / CONFIG), str(folder / CONFIG))
-    how = dict(engine="torch eager", precision="fp32", provider="cpu")
-    for count, (length, batch) in itertools.product(threads if torch else (), shapes):
-        found = measure_torch(config, contract, batch, length, words, count, seconds)
-        add(found, **how, threads=count, clips=length, batch=batch)
+    for count in threads if torch else ():
+        add(lambda batch, length: measure_torch(config, contract, batch, length, words, count, seconds),
+            engine="torch eager", precision="fp32", provider="cpu", threads=count)
     return rows
 
 # %% ../../nbs/deploy/64_benchmark.ipynb #c2f2af0d
-_COLUMNS = ("engine", "precision", "provider", "threads", "clips", "batch", "p50_ms", "p90_ms", "p99_ms", "pairs_per_s")
-
-
 def latency_table(
     rows: list[dict],  # of `benchmark`
 ) -> str:              # Markdown
     "Rows as a table."
+    columns = [name for name in rows[0] if name != "calls"]
     shown = lambda name, x: "auto" if x is None else f"{x:.2f}" if name.endswith("_ms") else str(x)
-    lines = [_COLUMNS, ["---"] * len(_COLUMNS), *([shown(name, row[name]) for name in _COLUMNS] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([shown(name, row[name]) for name in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

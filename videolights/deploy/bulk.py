@@ -109,7 +109,7 @@ def begin_answers(
     if not note.exists():
         raise InputError(f"{out}: holds what this command did not write; choose another file with --out")
     before = read_json(note)
-    for key in {**facts, **before}:
+    for key in facts | before:
         old, new = before.get(key), facts.get(key)
         if old == new: continue
         raise InputError(f"{out}: was begun with another {key} ({str(old)[:60]}, now {str(new)[:60]}); "
@@ -143,17 +143,20 @@ def to_line(row: dict) -> bytes:
     return (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
 
 # %% ../../nbs/deploy/61_bulk.ipynb #269273c6
+def _add_lines(path, rows):
+    with open(path, "ab") as file: file.writelines(map(to_line, rows))
+
+# %% ../../nbs/deploy/61_bulk.ipynb #2396b680
 def _answer_videos(runtime, folder, waiting, out, progress, options):
     "Ask of one video after the other and write what comes; (pairs answered, videos failed)."
     from tqdm.auto import tqdm
     written = failed = 0
     failures_file(out).unlink(missing_ok=True)
-    with open(out, "ab") as answers, tqdm(waiting.values(), disable=not progress, unit="video") as bar:
+    with tqdm(waiting.values(), disable=not progress, unit="video") as bar:
         for pairs in bar:
             rows, failures = answer_pairs(runtime, folder, pairs, **options)
-            answers.write(b"".join(map(to_line, rows))); answers.flush()
-            if failures:
-                with open(failures_file(out), "ab") as log: log.write(b"".join(map(to_line, failures)))
+            _add_lines(out, rows)
+            if failures: _add_lines(failures_file(out), failures)
             written, failed = written + len(rows), failed + bool(failures)
             bar.set_postfix(pairs=written, failed=failed)
     return written, failed
@@ -175,7 +178,7 @@ def predict_many(
                          "it cannot read videos, call `Runtime.predict`")
     folder, pairs = find_pairs(source, queries)
     facts = {"source": str(Path(source).resolve()), "bundle": bundle_id(runtime.contract)}
-    begin_answers(out, {**facts, **(settings or {}), **options})
+    begin_answers(out, facts | (settings or {}) | options)
     done, waiting = answered(read_answers(out)), {}
     for pair in pairs:
         if pair not in done: waiting.setdefault(pair.video, []).append(pair)

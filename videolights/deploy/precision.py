@@ -6,18 +6,17 @@
 __all__ = ['CONVERTERS', 'to_fp16', 'to_int8', 'score_bundle', 'compare', 'precision_table', 'add_precisions']
 
 # %% ../../nbs/deploy/60_precision.ipynb #b6c2640f
-import logging
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from .bundle import MODEL, PARITY, PRECISIONS, README, open_bundle, seal
+from .bundle import MODEL, PARITY, PRECISIONS, README, open_bundle, render, seal
 from ..config import InputError
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import atomic_path, read_json, write_json, write_text
 from .runtime import Runtime
-from .sessions import open_session
+from .sessions import open_session, quiet
 
 # %% ../../nbs/deploy/60_precision.ipynb #462ab2d4
 _EXACT = ("CumSum", "Sin", "Cos", "Range", "Min", "Max")   # stay in float32
@@ -39,10 +38,8 @@ def to_fp16(source, target):
 def to_int8(source, target):
     "Write a graph whose matrix products have 8-bit weights."
     from onnxruntime.quantization import QuantType, quantize_dynamic
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)            # it recommends a preparation that changes nothing here
-    try: quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
-    finally: logging.disable(level)
+    with quiet():            # it recommends a preparation that changes nothing here
+        quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
 
 
 CONVERTERS = {"fp16": to_fp16, "int8": to_int8}
@@ -53,8 +50,8 @@ def score_bundle(
     dataset,                      # a Dataset: items and annotations
 ) -> tuple[list[dict], dict]:     # rows of predictions, all metrics
     "Predict a split with a bundle and score it as its protocol is scored."
-    rows, how = runtime.predict_dataset(dataset), {key: runtime.contract[key] for key in ("protocol", "clip_seconds")}
-    return rows, evaluate(rows, dataset.annotations, **how)
+    rows, contract = runtime.predict_dataset(dataset), runtime.contract
+    return rows, evaluate(rows, dataset.annotations, contract["protocol"], contract["clip_seconds"])
 
 # %% ../../nbs/deploy/60_precision.ipynb #e6b2711e
 def compare(
@@ -67,11 +64,11 @@ def compare(
     return max(drops.items(), key=lambda x: x[1])
 
 # %% ../../nbs/deploy/60_precision.ipynb #ddc28ff0
-def _measure(held, contract, dataset, split, threads):
+def _measure(held, contract, dataset, split):
     "Scores of every precision, fp32 first, and how far its saliency is from fp32's at most."
     found, exact = {}, None
     for name, path in held.items():
-        rows, metrics = score_bundle(Runtime(open_session(path, "cpu", threads), contract), dataset)
+        rows, metrics = score_bundle(Runtime(open_session(path, "cpu"), contract), dataset)
         curves = np.concatenate([row["pred_saliency_scores"] for row in rows])
         exact = curves if exact is None else exact
         found[name] = dict(file=PRECISIONS[name], bytes=path.stat().st_size, dataset=contract["dataset"], split=split,
@@ -95,12 +92,8 @@ def precision_table(
 ) -> str:            # Markdown
     "Size and headline metrics of each precision."
     full = found["fp32"]
-    names = [name for name in HEADLINES[protocol] if full["metrics"].get(name) is not None]
-    lines = [("precision", "file", "MiB", *names), ("---",) * (3 + len(names))]
-    for name, x in found.items():
-        lines.append((name, f"`{x['file']}`", f"{x['bytes'] / 2**20:.1f}", *(str(x["metrics"][n]) for n in names)))
-    about = f"Scored on the {full['queries']} queries of {full['dataset']}'s split `{full['split']}`:\n\n"
-    return about + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    metrics = [name for name in HEADLINES[protocol] if full["metrics"].get(name) is not None]
+    return render("precisions.md.jinja", full=full, found=found, metrics=metrics)
 
 # %% ../../nbs/deploy/60_precision.ipynb #5a643d58
 _HEADING = "## Precisions\n\n"
@@ -112,7 +105,6 @@ def add_precisions(
     dataset,                 # validation split, a Dataset
     split="val",             # its name, for the report
     tolerance=1.0,           # points that no headline metric may lose
-    threads=None,
 ) -> dict:                   # what parity.json says of each precision
     "Convert a bundle's graph, score every precision, and seal the bundle again."
     folder, contract = Path(folder), open_bundle(folder)
@@ -122,10 +114,10 @@ def add_precisions(
         shutil.copytree(folder, draft)
         for name in precisions: CONVERTERS[name](draft / MODEL, draft / PRECISIONS[name])
         held = {name: draft / file for name, file in PRECISIONS.items() if (draft / file).exists()}
-        found = _measure(held, contract, dataset, split, threads)
+        found = _measure(held, contract, dataset, split)
         for name in list(found)[1:]: _check_drop(folder, name, found, contract["protocol"], tolerance)
         write_json(draft / PARITY, {**read_json(draft / PARITY), "precisions": found, "metric_tolerance": tolerance})
         readme = (draft / README).read_text().partition(_HEADING)[0].rstrip("\n")
         write_text(draft / README, f"{readme}\n\n{_HEADING}{precision_table(found, contract['protocol'])}")
-        seal(draft, {key: value for key, value in contract.items() if key != "files"})
+        seal(draft, contract)
     return found

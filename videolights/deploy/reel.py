@@ -42,7 +42,7 @@ def best_cuts(
     for row in rows:
         good = [w for w in row["pred_relevant_windows"] if w[1] > w[0] and w[2] >= min_confidence]
         video, best = str(row.get("video") or row.get("vid", "")), sorted(good, key=lambda w: -w[2])[:top]
-        cuts += [Cut(video, row.get("query", ""), w[0], w[1], w[2], rank) for rank, w in enumerate(best, 1)]
+        cuts += [Cut(video, row.get("query", ""), *w[:3], rank=rank) for rank, w in enumerate(best, 1)]
     return cuts
 
 # %% ../../nbs/deploy/62_reel.ipynb #3c0aba4a
@@ -56,7 +56,7 @@ def to_csv(
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([field.name for field in fields(Cut)])
-    for cut in cuts: writer.writerow([_printable(cut.video), _printable(cut.query), *astuple(cut)[2:]])
+    writer.writerows([_printable(str(value)) for value in astuple(cut)] for cut in cuts)
     return out.getvalue()
 
 # %% ../../nbs/deploy/62_reel.ipynb #a2916bff
@@ -104,15 +104,12 @@ def to_edl(
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/deploy/62_reel.ipynb #00c9dde8
-_TIMELINES = tuple(exact_rate(fps) for fps in (23.976, 24, 25, 29.97, 30, 48, 50, 59.94, 60))
-
-
 def timeline_rate(
     cuts,  # Cuts whose `video` is a path
 ):         # frames per second
     "The rate of the first video, or 25 where no cutting program has it."
     rate = exact_rate(probe(cuts[0].video).fps) if cuts else 25
-    return rate if rate in _TIMELINES else 25
+    return rate if rate in [exact_rate(fps) for fps in (23.976, 24, 25, 29.97, 30, 48, 50, 59.94, 60)] else 25
 
 # %% ../../nbs/deploy/62_reel.ipynb #3145a472
 def merge_windows(
@@ -126,16 +123,13 @@ def merge_windows(
     return np.array(merged, dtype=float).reshape(-1, 3)
 
 # %% ../../nbs/deploy/62_reel.ipynb #68fb0ec3
-_ORDERS = ("time", "confidence")
-
-# %% ../../nbs/deploy/62_reel.ipynb #4958159a
 def plan(
     windows,     # (n, 3) start_s, end_s, confidence
     duration_s,  # of the video
     order,       # "time" or "confidence"
 ):               # (m, 3), inside the video, in the order of the reel
     "What a reel shows, one piece after the other."
-    if order not in _ORDERS: raise InputError(f"order '{order}': choose from {', '.join(_ORDERS)}")
+    if order not in ("time", "confidence"): raise InputError(f"order '{order}': choose from time, confidence")
     windows = np.array(windows, dtype=float).reshape(-1, 3)
     if not np.isfinite(windows).all(): raise InputError("a window holds NaN or infinite values; predict again")
     windows[:, :2] = windows[:, :2].clip(0, duration_s)
@@ -178,15 +172,10 @@ def _turned(frame, turns):
     return VideoFrame.from_ndarray(turned.reshape(height * 3 // 2, -1), format="yuv420p")
 
 # %% ../../nbs/deploy/62_reel.ipynb #db7a2ca9
-class _Track:
-    "A stream of the reel, and how much of it is written."
-
-    def __init__(self, target, stream): self.target, self.stream, self.count = target, stream, 0
-
-    def write(self, frame=None): self.target.mux(self.stream.encode(frame))           # None ends the track
+def _write(stream, frame=None): stream.container.mux(stream.encode(frame))   # no frame ends the stream
 
 # %% ../../nbs/deploy/62_reel.ipynb #16515c96
-class _Pictures(_Track):
+class _Pictures:
     "The picture track."
 
     def __init__(self, target, source, first, fps):
@@ -194,7 +183,7 @@ class _Pictures(_Track):
         from av.video.reformatter import VideoReformatter
         codec, options = "mpeg4", {"qscale": "3"}
         if "libx264" in codecs_available: codec, options = "libx264", {"crf": "20", "preset": "veryfast"}
-        super().__init__(target, target.add_stream(codec, rate=fps, options=options))
+        self.stream, self.count = target.add_stream(codec, rate=fps, options=options), 0
         self.reformatter, self.turned = VideoReformatter(), quarter_turns(first) % 2
         self.size = tuple(max(n - n % 2, 2) for n in (first.width, first.height))      # colour planes are half as large
         context, shape = self.stream.codec_context, source.sample_aspect_ratio
@@ -211,41 +200,41 @@ class _Pictures(_Track):
         if turns: shown = _turned(shown, turns)
         # 0: the encoder chooses the type
         shown.pts, shown.time_base, shown.pict_type = self.count, 1 / self.stream.codec_context.framerate, 0
-        self.write(shown)
+        _write(self.stream, shown)
         self.count += 1
 
 # %% ../../nbs/deploy/62_reel.ipynb #a3062fad
-class _Sound(_Track):
+class _Sound:
     "The sound track: AAC, stereo or mono."
 
     def __init__(self, target, source):
-        known, mono = source.codec_context.sample_rate, source.codec_context.layout.nb_channels == 1
+        known, self.channels = source.codec_context.sample_rate, min(source.codec_context.layout.nb_channels, 2)
         self.rate = known if known in (16000, 22050, 24000, 32000, 44100) else 48000
-        self.source, self.channels, self.layout = source, 1 if mono else 2, "mono" if mono else "stereo"
-        super().__init__(target, target.add_stream("aac", rate=self.rate, layout=self.layout))
+        self.source, self.layout, self.count = source, ("mono", "stereo")[self.channels - 1], 0
+        self.stream = target.add_stream("aac", rate=self.rate, layout=self.layout)
 
-    def add(self, container, origin, start_s, samples):
-        "Encode `samples` samples of the source from `start_s` on."
-        written = 0
-        for at, x in self._blocks(container, origin, start_s):
-            if at >= samples: break
-            if at > written: written += self._append(np.zeros((self.channels, at - written), np.float32))
-            written += self._append(x[:, written - at:samples - at])
-        self._append(np.zeros((self.channels, samples - written), np.float32))
+    def add(self, container, origin, start_s, end):
+        "Encode the source's samples from `start_s` on until `end` are written."
+        for at, x in self._blocks(container, origin, start_s, self.count):
+            if at >= end: break
+            self._pause(at - self.count)
+            self._append(x[:, self.count - at:end - at])
+        self._pause(end - self.count)
 
-    def _blocks(self, container, origin, start_s):
-        "(first sample counted from `start_s`, samples); stamps off by less than 50 ms are rounding: blocks then join."
+    def _blocks(self, container, origin, start_s, begin):
+        "(number of its first sample, samples); stamps off by less than 50 ms are rounding: blocks then join."
         from av.audio.resampler import AudioResampler
         resampler, at = AudioResampler("fltp", self.layout, self.rate), None
         container.seek(max(int((start_s + origin) / self.source.time_base), 0), stream=self.source)
         for block in container.decode(self.source):
             if block.time is None: continue
-            stamp = round((block.time - origin - start_s) * self.rate)
+            stamp = begin + round((block.time - origin - start_s) * self.rate)
             if at is None or abs(stamp - at) > self.rate / 20: at = stamp
-            parts = [part.to_ndarray() for part in resampler.resample(block)]
-            x = np.concatenate([np.zeros((self.channels, 0), np.float32), *parts], 1)
-            yield at, x
-            at += x.shape[1]
+            for part in resampler.resample(block):
+                yield at, part.to_ndarray()
+                at += part.samples
+
+    def _pause(self, samples): self._append(np.zeros((self.channels, max(samples, 0)), np.float32))
 
     def _append(self, x):
         from av import AudioFrame
@@ -254,8 +243,7 @@ class _Sound(_Track):
             frame = AudioFrame.from_ndarray(second, format="fltp", layout=self.layout)
             frame.sample_rate, frame.pts, frame.time_base = self.rate, self.count, Fraction(1, self.rate)
             self.count += frame.samples
-            self.write(frame)
-        return x.shape[1]
+            _write(self.stream, frame)
 
 # %% ../../nbs/deploy/62_reel.ipynb #fa9c5fb2
 def _write_pieces(source, stream, target, pieces, progress):
@@ -268,9 +256,8 @@ def _write_pieces(source, stream, target, pieces, progress):
     with tqdm(total=sum(counts), disable=not progress, unit="frame") as bar:
         for (start_s, *_), count in zip(pieces, counts):
             for frame in _pictures(source, stream, origin, fps, start_s, count): pictures.add(frame); bar.update()
-            if sound: sound.add(source, origin, start_s, round(pictures.count / fps * sound.rate) - sound.count)
-    pictures.write()
-    if sound: sound.write()
+            if sound: sound.add(source, origin, start_s, round(pictures.count / fps * sound.rate))
+    for track in filter(None, (pictures, sound)): _write(track.stream)
 
 # %% ../../nbs/deploy/62_reel.ipynb #35ff1e24
 def render_reel(

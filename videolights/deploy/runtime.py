@@ -7,7 +7,7 @@ __all__ = ['Prediction', 'check_features', 'join_sources', 'segments', 'blend', 
            'graph_file', 'predict_batch', 'predict_dataset', 'Trace', 'trace_pair', 'predict_video', 'Runtime']
 
 # %% ../../nbs/deploy/59_runtime.ipynb #80aeb07a
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from .bundle import CONTRACT, MODEL, PRECISIONS, answer_key, open_bundle, sources_of
+from .bundle import CONTRACT, INPUTS, MODEL, PRECISIONS, answer_key, open_bundle, sources_of
 from ..config import InputError
 from ..data.store import l2_normalize, pad
 from .exported import open_encoder
-from ..features.protocol import FeatureEncoder, encode_file
+from ..features.protocol import FeatureEncoder, encode_file, join_columns
 from ..evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
-from .sessions import SHORT, open_session
+from .sessions import open_session
 from ..spans import span_to_window, temporal_iou, window_to_span
 from ..features.video import probe
 
@@ -65,14 +65,14 @@ def check_features(
     try: x = np.asarray(x)
     except ValueError:
         raise InputError(f"{what}: rows differ in length; give an array of shape (rows, {dim})") from None
-    if x.dtype.kind not in "fiu": raise InputError(f"{what}: holds {x.dtype} values; features are numbers")
-    if x.ndim != 2: raise InputError(f"{what}: has shape {x.shape}; give one pair at a time, as (rows, {dim})")
-    if x.shape[1] != dim:
-        raise InputError(f"{what}: has {x.shape[1]} columns, the contract says {dim} ({detail}); "
-                         "join the sources in this order")
-    if not len(x): raise InputError(f"{what}: has no rows; at least one is needed")
-    if not np.isfinite(x).all(): raise InputError(f"{what}: holds NaN or infinite values; extract the features again")
-    return x.astype(np.float32)
+    if x.dtype.kind not in "fiu": fault = f"holds {x.dtype} values; features are numbers"
+    elif x.ndim != 2: fault = f"has shape {x.shape}; give one pair at a time, as (rows, {dim})"
+    elif x.shape[1] != dim:
+        fault = f"has {x.shape[1]} columns, the contract says {dim} ({detail}); join the sources in this order"
+    elif not len(x): fault = "has no rows; at least one is needed"
+    elif not np.isfinite(x).all(): fault = "holds NaN or infinite values; extract the features again"
+    else: return x.astype(np.float32, copy=False)
+    raise InputError(f"{what}: {fault}")
 
 # %% ../../nbs/deploy/59_runtime.ipynb #cadb8ce4
 def join_sources(
@@ -83,14 +83,11 @@ def join_sources(
     "Features as the graph expects them."
     sources = sources_of(contract, kind)
     names = [source["name"] for source in sources]
-    for name in (*names, *arrays):
-        if name in arrays and name in names: continue
+    for name in sorted({*names} ^ {*arrays}):
         fault = "is missing" if name in names else "is not in the contract"
         raise InputError(f"{kind} features: '{name}' {fault}; the bundle reads {', '.join(names)}")
     parts = [check_features(arrays[s["name"]], s["dim"], s["name"], s["name"]) for s in sources]
-    rows = min(map(len, parts))
-    parts = [x[:rows] for x in parts]
-    return np.concatenate([l2_normalize(x) if s.get("normalize", True) else x for s, x in zip(sources, parts)], 1)
+    return join_columns([l2_normalize(x) if s.get("normalize", True) else x for s, x in zip(sources, parts)])
 
 # %% ../../nbs/deploy/59_runtime.ipynb #ad4cf4e2
 def segments(
@@ -118,23 +115,21 @@ def blend(
 def _join(a, b, middle):
     start = a[0] if a[0] < middle else b[0]
     end = b[1] if b[1] > middle else a[1]
-    return np.array([min(start, end), max(start, end), max(a[2], b[2])])
+    return np.array([*sorted((start, end)), max(a[2], b[2])])
 
 # %% ../../nbs/deploy/59_runtime.ipynb #32e1b5c4
 def merge_moments(
-    starts,          # first clip of each window
-    size,            # clips of a window
-    found,           # per window: (Q, 3) start and end in clips of the whole video, confidence
-    agreement=0.5,   # IoU within the shared stretch above which two moments are one
-):                   # (M, 3)
+    starts,  # first clip of each window
+    size,    # clips of a window
+    found,   # per window: (Q, 3) start and end in clips of the whole video, confidence
+):           # (M, 3)
     "Join the moments that neighbouring windows share."
     done, before = [], []
-    for start, previous, moments in zip(starts, [0, *starts], found):
-        low, high, now = start, previous + size, []
-        shared = lambda m: np.clip(m[:2], low, max(low, high))
+    for low, high, moments in zip(starts, np.add([0, *starts], size), found):
+        shared, now = lambda m: np.clip(m[:2], low, high), []
         for moment in moments[np.argsort(-moments[:, 2], kind="stable")]:
             overlaps = [temporal_iou(shared(moment), shared(other)) for other in before]
-            if overlaps and max(overlaps) >= agreement:
+            if overlaps and max(overlaps) >= .5:
                 moment = _join(before.pop(int(np.argmax(overlaps))), moment, (low + high) / 2)
             now.append(moment)
         done, before = done + before, now
@@ -165,15 +160,13 @@ def combine(
     return window_to_span(edges / len(saliency)), scores * mean_inside(unit_saliency(saliency), edges), saliency
 
 # %% ../../nbs/deploy/59_runtime.ipynb #d1aa8f1b
-_INPUTS, _OUTPUTS = ("video", "video_mask", "text", "text_mask"), ("spans", "scores", "saliency")
+_OUTPUTS = ("spans", "scores", "saliency")
 
 
 def _check_session(session, contract, folder):
     if session.get_modelmeta().custom_metadata_map.get("videolights") != answer_key(contract):
         raise InputError(f"{folder / CONTRACT}: does not belong to {MODEL}, which names another contract; "
                          "export or copy the bundle again")
-    missing = {*_INPUTS, *_OUTPUTS} - {x.name for x in (*session.get_inputs(), *session.get_outputs())}
-    if missing: raise InputError(f"{folder / MODEL}: has no input or output '{min(missing)}'; export the bundle again")
 
 # %% ../../nbs/deploy/59_runtime.ipynb #4e7e81b9
 def graph_file(
@@ -188,48 +181,34 @@ def graph_file(
                      f"export it again with --precision {precision}")
 
 # %% ../../nbs/deploy/59_runtime.ipynb #9d35382c
-def _bound(self: "Runtime", arrays):
-    "Arrays on the device that the graph runs on."
-    from onnxruntime import OrtValue
-    device = "cuda" if self.providers[0] in (SHORT["cuda"], SHORT["tensorrt"]) else "cpu"
-    return [OrtValue.ortvalue_from_numpy(x, device, 0) for x in arrays]
-
-# %% ../../nbs/deploy/59_runtime.ipynb #321b1fba
-def _run(self: "Runtime", videos, texts, outputs=_OUTPUTS, batch_size=32):
-    "Ask every text about its video (text i about video i mod V): per text a tuple of outputs, whose rows are padded."
-    shared, answers = _bound(self, pad(videos)), []
+def _run(self, videos, texts, batch_size=1, outputs=_OUTPUTS):
+    "Ask each text about its video, or all about the only one: per text the outputs, rows padded."
+    answers = []
     for i in range(0, len(texts), batch_size):
-        chunk, binding = texts[i:i + batch_size], self.session.io_binding()
-        if not self.shares_videos: shared = _bound(self, pad([videos[k % len(videos)] for k in range(len(chunk))]))
-        for name, value in zip(_INPUTS, (*shared, *_bound(self, pad(chunk)))): binding.bind_ortvalue_input(name, value)
-        for name in outputs: binding.bind_output(name)
-        self.session.run_with_iobinding(binding)
-        answers += zip(*binding.copy_outputs_to_cpu())
+        asked = texts[i:i + batch_size]
+        if len(videos) > 1: about = videos[i:i + batch_size]
+        else: about = videos * (1 if self.shares_videos else len(asked))
+        answers += zip(*self.session.run(outputs, dict(zip(INPUTS, (*pad(about), *pad(asked))))))
     return answers
 
 # %% ../../nbs/deploy/59_runtime.ipynb #14096b63
-def _answers(self: "Runtime", videos, texts, starts, size, batch_size):
+def _answers(self, videos, texts, starts, size, batch_size):
     "Per pair, the (spans, scores, saliency) of each of its windows."
     cut = lambda video, start: video[start:start + size] if size else video
     if all(video is videos[0] for video in videos):
-        passes = [_run(self, [cut(videos[0], start)], texts, batch_size=batch_size) for start in starts[0]]
-        return list(zip(*passes))
+        return list(zip(*(_run(self, [cut(videos[0], start)], texts, batch_size) for start in starts[0])))
     parts = [(cut(video, start), text) for video, text, own in zip(videos, texts, starts) for start in own]
-    found = []
-    for i in range(0, len(parts), batch_size):
-        found += _run(self, *zip(*parts[i:i + batch_size]), batch_size=batch_size)
-    found = iter([(spans, scores, saliency[:len(part)]) for (spans, scores, saliency), (part, _) in zip(found, parts)])
+    answers = zip(parts, _run(self, *zip(*parts), batch_size=batch_size))
+    found = ((spans, scores, saliency[:len(part)]) for (part, _), (spans, scores, saliency) in answers)
     return [[next(found) for _ in own] for own in starts]
 
 # %% ../../nbs/deploy/59_runtime.ipynb #7ae1a30d
-def _columns(contract, kind): return ", ".join(f"{s['name']} {s['dim']}" for s in sources_of(contract, kind))
-
-# %% ../../nbs/deploy/59_runtime.ipynb #2adad3c5
-def _checked(self: "Runtime", videos, texts):
+def _checked(self, videos, texts):
     c = self.contract
     if len(videos) != len(texts):
         raise InputError(f"{len(videos)} videos for {len(texts)} texts; give one text per video")
-    check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", _columns(c, kind))
+    columns = lambda kind: ", ".join(f"{s['name']} {s['dim']}" for s in sources_of(c, kind))
+    check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", columns(kind))
     # a video that is given often is checked once
     once = {key: check(x, "video") for key, x in {id(x): x for x in videos}.items()}
     texts = [check(x, "text") for x in texts]
@@ -268,26 +247,22 @@ def predict_batch(
 # %% ../../nbs/deploy/59_runtime.ipynb #740acf00
 def predict_dataset(
     self: "Runtime",
-    dataset,              # a Dataset of the contract's features, or a list of its items
-    batch_size: int = 32,
-    **options,            # options of `predict_batch`
-) -> list[dict]:          # one row per item, in order, in the format that evaluators read
+    dataset,      # a Dataset of the contract's features, or a list of its items
+    **options,    # options of `predict_batch`
+) -> list[dict]:  # one row per item, in order, in the format that evaluators read
     "Predictions of a split."
-    items, rows = [dataset[i] for i in range(len(dataset))], {}
+    items = [dataset[i] for i in range(len(dataset))]
     order = sorted(range(len(items)), key=lambda i: len(items[i]["video"]))
-    for i in range(0, len(order), batch_size):
-        chosen = order[i:i + batch_size]
-        videos, texts, *known = ([items[k][key] for k in chosen] for key in ("video", "text", "qid", "query", "vid"))
-        identities = [dict(zip(("qid", "query", "vid"), each)) for each in zip(*known)]
-        found = self.predict_batch(videos, texts, identities, batch_size=batch_size, **options)
-        rows.update(zip(chosen, (prediction.to_dict() for prediction in found)))
-    return [rows[i] for i in range(len(items))]
+    videos, texts = ([items[i][key] for i in order] for key in ("video", "text"))
+    identities = [{key: items[i][key] for key in ("qid", "query", "vid")} for i in order]
+    found = dict(zip(order, self.predict_batch(videos, texts, identities, **options)))
+    return [found[i].to_dict() for i in range(len(items))]
 
 # %% ../../nbs/deploy/59_runtime.ipynb #1b11399f
 @dataclass(frozen=True, eq=False)
 class Trace:
     "What happens inside a model between one video and one query."
-    stages: dict[str, tuple]          # stage -> (clips (L, d), words (N, d))
+    stages: dict[str, list]           # stage -> clips (L, d), words (N, d)
     attention: dict[str, np.ndarray]  # name -> weights (heads, n, m), rows read columns
     saliency: np.ndarray              # (L,) raw
     spans: np.ndarray                 # (Q, 2) of every slot, in the decoder's order
@@ -305,23 +280,20 @@ def trace_pair(
     if not inner:
         raise InputError(f"{self.folder / MODEL}: names no stages, so it answers but cannot be looked into "
                          "(as in bundles of version 1); export the run again")
-    (spans, scores, saliency, *rest), = _run(self, [video], [text], (*_OUTPUTS, *inner))
-    found = dict(zip(inner, rest))
-    names = dict.fromkeys(name.split(".")[1] for name in inner if name.startswith("stage."))
-    stages = {name: (found[f"stage.{name}.video"], found[f"stage.{name}.text"]) for name in names}
-    attention = {name.partition(".")[2]: x for name, x in found.items() if name.startswith("attention.")}
-    return Trace(stages, attention, saliency, spans, scores)
+    (spans, scores, saliency, *rest), = _run(self, [video], [text], outputs=(*_OUTPUTS, *inner))
+    trace = Trace({}, {}, saliency, spans, scores)
+    for name, x in zip(inner, rest):
+        kind, name = name.split(".", 1)
+        if kind == "attention": trace.attention[name] = x
+        else: trace.stages.setdefault(name.partition(".")[0], []).append(x)     # video, then text
+    return trace
 
 # %% ../../nbs/deploy/59_runtime.ipynb #66b1faf5
-def _split(
-    self: "Runtime",
-    kind,     # "video" or "text"
-    encoded,  # (rows, dim) of the encoder: all sources side by side
-):            # source name -> (rows, dim)
-    sources = sources_of(self.contract, kind)
-    columns = np.cumsum([source["dim"] for source in sources])
-    x = check_features(encoded, columns[-1], f"encoder '{self.contract['encoder']}'", _columns(self.contract, kind))
-    return {source["name"]: part for source, part in zip(sources, np.split(x, columns[:-1], 1))}
+def _split(contract, kind, encoded):
+    "The columns of an encoder, which gives all sources side by side, by the source's name."
+    sources = sources_of(contract, kind)
+    edges = np.cumsum([source["dim"] for source in sources])[:-1]
+    return dict(zip((source["name"] for source in sources), np.split(encoded, edges, 1)))
 
 # %% ../../nbs/deploy/59_runtime.ipynb #50145d49
 def predict_video(
@@ -332,20 +304,24 @@ def predict_video(
 ) -> list[Prediction]:         # one per query
     "Decode, encode and answer."
     queries, contract = [queries] if isinstance(queries, str) else list(queries), self.contract
-    texts = [self.prepare_text(_split(self, "text", x)) for x in self.encoder.encode_text(queries)]
+    texts = [self.prepare_text(_split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
     encoded = encode_file(self.encoder, path, contract["clip_seconds"], contract.get("at", .5))
-    video = self.prepare_video(_split(self, "video", encoded))
+    video = self.prepare_video(_split(contract, "video", encoded))
     identities = [dict(query=query, vid=Path(path).stem) for query in queries]
     return self.predict_batch([video] * len(texts), texts, identities, [probe(path).duration_s] * len(texts), **options)
 
 # %% ../../nbs/deploy/59_runtime.ipynb #dc7545e7
+@dataclass(eq=False, repr=False)
 class Runtime:
     "A bundle, ready to answer. Open one with `Runtime.load`."
+    session: Any                  # of ONNX Runtime
+    contract: dict
+    folder: Path = Path()
+    threads: int | None = None    # of its encoder
+    weights: dict = field(default_factory=dict)   # places of its encoders
 
-    def __init__(self, session, contract: dict, folder: str | Path = "", threads=None, weights={}):
-        self.session, self.contract, self.folder = session, contract, Path(folder)
-        self.threads, self.weights = threads, weights
-        axes = {x.name: x.shape[0] for x in session.get_inputs()}
+    def __post_init__(self):
+        axes = {x.name: x.shape[0] for x in self.session.get_inputs()}
         self.shares_videos = axes["video"] != axes["text"]   # False: each text needs a video of its own (version 1)
 
     @classmethod
@@ -367,12 +343,10 @@ class Runtime:
         return runtime
 
     @property
-    # where the graph really runs, most preferred first
-    def providers(self) -> list[str]: return self.session.get_providers()
+    def providers(self) -> list[str]: return self.session.get_providers()   # where it really runs, preferred first
 
     @cached_property
-    def encoder(self) -> FeatureEncoder:
-        "Of videos and sentences, opened when first needed."
+    def encoder(self) -> FeatureEncoder:   # of videos and sentences, opened when first needed
         return open_encoder(self.contract, self.folder, threads=self.threads, places=self.weights)
 
     def prepare_video(self, arrays: dict) -> np.ndarray:
@@ -392,8 +366,7 @@ class Runtime:
         **options,   # identity (qid, query, vid) of a single pair, and options of `predict_batch`
     ) -> Any:        # a Prediction, or a list of B
         "Answer one query about one video, many queries about one video, or pair by pair."
-        many = isinstance(text, (list, tuple)) and (not len(text) or np.ndim(text[0]) == 2)
-        if many:
+        if isinstance(text, (list, tuple)) and (not text or np.ndim(text[0]) == 2):
             videos = video if isinstance(video, (list, tuple)) else [video] * len(text)
             return self.predict_batch(videos, text, **options)
         identity = {key: options.pop(key) for key in ("qid", "query", "vid") if key in options}

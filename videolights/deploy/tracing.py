@@ -6,27 +6,14 @@
 __all__ = ['OPSET', 'save_graph', 'versions']
 
 # %% ../../nbs/deploy/57_tracing.ipynb #f351d500
-import logging
 import platform
-import warnings
-from contextlib import contextmanager
 from importlib import import_module
 
 import torch
 from torch import nn
 
 from ..config import InputError
-
-# %% ../../nbs/deploy/57_tracing.ipynb #33ebe882
-@contextmanager
-def _quiet():
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally: logging.disable(level)
+from .sessions import quiet
 
 # %% ../../nbs/deploy/57_tracing.ipynb #80a0949e
 OPSET = 20
@@ -48,7 +35,7 @@ def save_graph(
         raise InputError(f'{e.name} is not installed, and ONNX export needs it; '
                          'run `pip install "videolights[export]"`') from None
     shapes = tuple(axes[name] for name in inputs)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         traced = torch.export.export(network.eval(), tuple(inputs.values()), dynamic_shapes=shapes)
         program = torch.onnx.export(traced, dynamo=True, external_data=False, verbose=False, opset_version=OPSET,
                                     dynamic_shapes=shapes, input_names=list(inputs), output_names=list(outputs))
