@@ -61,7 +61,8 @@ def test_every_video_is_answered_or_listed(runtime, archive, whole):
     for video in GOOD:
         alone = [p.to_dict() for p in runtime.predict_video(archive / video, QUERIES)]
         assert [{k: v for k, v in row.items() if k != "video"} for row in rows if row["video"] == video] == alone
-    assert [f["video"] for f in failures] == BAD and all(f["video"] in f["reason"] and "\n" not in f["reason"] for f in failures)
+    assert [f["video"] for f in failures] == BAD
+    assert all(f["video"] in f["reason"] and "\n" not in f["reason"] for f in failures)
 
 
 def test_a_killed_run_goes_on(runtime, archive, whole, tmp_path):
@@ -81,7 +82,8 @@ bulk.answer_pairs = stop_in_the_third
 bulk.predict_many(Runtime.load({str(BUNDLE)!r}, providers="cpu", threads=1), {str(archive)!r}, {QUERIES!r}, {str(out)!r}, progress=False)
 """
     assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
-    assert not out.read_text().endswith("\n") and len(out.read_text().splitlines()) == 3
+    assert not out.read_text().endswith("\n")
+    assert len(out.read_text().splitlines()) == 3
     assert predict_many(runtime, archive, QUERIES, out, progress=False) == Tally(answered=4, kept=2, failed=3)
     assert out.read_bytes() == whole.read_bytes()
     assert len(read_jsonl(f"{out}.failures.jsonl")) == 3
@@ -93,7 +95,8 @@ def test_a_video_is_read_once_for_all_its_queries(runtime, archive, tmp_path, mo
     predict_many(runtime, archive / "sub dir", ["a star", "it blinks", "a dog", "a star"], tmp_path / "out.jsonl", progress=False)
     assert opened == [("#1 100%.MP4", 3), ("été 日本.mp4", 3)]
     predict_many(runtime, archive / "sub dir", ["a star", "rain"], tmp_path / "out.jsonl", progress=False)      # a further query of the same videos
-    assert opened[2:] == [("#1 100%.MP4", 1), ("été 日本.mp4", 1)] and len(read_jsonl(tmp_path / "out.jsonl")) == 8
+    assert opened[2:] == [("#1 100%.MP4", 1), ("été 日本.mp4", 1)]
+    assert len(read_jsonl(tmp_path / "out.jsonl")) == 8
 
 
 def test_a_list(runtime, archive, tmp_path):
@@ -114,7 +117,8 @@ def test_a_name_that_is_no_text(runtime, archive, tmp_path):
     except OSError: pytest.skip("this file system takes valid names only")
     for kept in (0, 1): assert predict_many(runtime, tmp_path, ["a star"], tmp_path / "out.jsonl", progress=False) == Tally(1 - kept, kept, 0)
     assert run("predict", BUNDLE, tmp_path, "a star", "--out", tmp_path / "out.jsonl", "--csv", tmp_path / "out.csv", "--edl", tmp_path / "out.edl") == 0
-    assert "odd?.mp4" in (tmp_path / "out.csv").read_text() and "odd?.mp4" in (tmp_path / "out.edl").read_text()
+    assert "odd?.mp4" in (tmp_path / "out.csv").read_text()
+    assert "odd?.mp4" in (tmp_path / "out.edl").read_text()
 
 
 def test_answers_never_mix(runtime, archive, whole, tmp_path):
@@ -127,7 +131,9 @@ def test_answers_never_mix(runtime, archive, whole, tmp_path):
                           (lambda: ask(runtime, archive, nms_threshold=.5), "another nms_threshold"),
                           (lambda: ask(runtime, archive, settings={"precision": "int8"}), "another precision")):
         with pytest.raises(InputError, match=says) as e: refused()
-        assert str(out) in str(e.value) and "--out" in str(e.value) and "\n" not in str(e.value)
+        assert str(out) in str(e.value)
+        assert "--out" in str(e.value)
+        assert "\n" not in str(e.value)
     (tmp_path / "found.jsonl.run.json").unlink()
     with pytest.raises(InputError, match="did not write"): ask(runtime, archive)
     assert out.read_bytes() == before
@@ -138,12 +144,18 @@ def test_the_command(archive, tmp_path, capsys):
     command = ["predict", BUNDLE, archive, *QUERIES, "--out", out, "--csv", tmp_path / "out.csv", "--edl", tmp_path / "out.edl", "--top", 2]
     code = f"import sys; from videolights.cli import main; code = main({list(map(str, command))!r}); assert 'torch' not in sys.modules; sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1 and "6 answered" in done.stdout and f"failed: 3, see {out}.failures.jsonl" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert "6 answered" in done.stdout
+    assert f"failed: 3, see {out}.failures.jsonl" in done.stdout
+    assert "Traceback" not in done.stderr
     table = (tmp_path / "out.csv").read_text().splitlines()
-    assert table[0] == "video,query,start_s,end_s,confidence,rank" and 6 <= len(table) - 1 <= 12 and str(archive / GOOD[2]) in table[-1]
+    assert table[0] == "video,query,start_s,end_s,confidence,rank"
+    assert 6 <= len(table) - 1 <= 12
+    assert str(archive / GOOD[2]) in table[-1]
     assert (tmp_path / "out.edl").read_text().count("FROM CLIP NAME") == len(table) - 1
     before = out.read_bytes(), table
-    assert run(*command) == 1 and "0 answered, 6 were" in capsys.readouterr().out                               # again: nothing new, the same table
+    assert run(*command) == 1
+    assert "0 answered, 6 were" in capsys.readouterr().out  # again: nothing new, the same table
     assert (out.read_bytes(), (tmp_path / "out.csv").read_text().splitlines()) == before
 
 
@@ -159,4 +171,7 @@ def test_bad_input_is_one_line(words, says, archive, tmp_path, capsys, monkeypat
     before = sorted(os.listdir(tmp_path))
     assert run("predict", BUNDLE, *(w.format(archive=archive, tmp=tmp_path) for w in words)) == 2
     out, err = capsys.readouterr()
-    assert says in err and err.count("\n") == 1 and "Traceback" not in err and sorted(os.listdir(tmp_path)) == before
+    assert says in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert sorted(os.listdir(tmp_path)) == before

@@ -33,15 +33,6 @@ def test_published_qvhighlights_numbers_come_out_exactly(realdata, val, model):
     assert len(table(result).splitlines()) == len(published["brief"])
 
 
-def test_1550_queries_take_less_than_a_second(realdata, val):
-    predictions = rows_of(realdata / "qvhighlights/predictions/QD-DETR.val.jsonl.gz")
-    times = []
-    for _ in range(3):
-        start = time.process_time(); evaluate(predictions, val); times.append(time.process_time() - start)
-    print(f"evaluate: {min(times):.2f} s for {len(val)} queries")
-    assert min(times) < 1
-
-
 def test_published_charades_numbers_come_out_exactly(realdata):
     folder = realdata / "charades_sta"
     truth = rows_of(folder / "moment_detr.test.gt.jsonl")
@@ -116,6 +107,17 @@ def test_average_precision_equals_a_plain_count_query_by_query():
         for row, prediction, item in zip(per_query(predictions, truth), predictions, truth):
             plain = [plain_ap(item["relevant_windows"], prediction["pred_relevant_windows"], t / 100) for t in range(50, 100, 5)]
             assert np.isclose(row["AP"], np.mean(plain))
+
+
+def test_all_queries_at_once_are_faster_than_one_by_one(realdata, val):
+    "Measured in one run, so that no machine's speed counts: all metrics of 1,550 queries against the plain count of their average precision."
+    predictions = rows_of(realdata / "qvhighlights/predictions/QD-DETR.val.jsonl.gz")
+    def seconds(work): start = time.process_time(); work(); return time.process_time() - start
+    given = {row["qid"]: row["pred_relevant_windows"] for row in predictions}
+    def plain(rows): return [plain_ap(row["relevant_windows"], given[row["qid"]], t / 100) for row in rows for t in range(50, 100, 5)]
+    arrays, loop = min(seconds(lambda: evaluate(predictions, val)) for _ in range(3)), seconds(lambda: plain(val))
+    print(f"evaluate: {arrays:.2f} s for {len(val)} queries; average precision alone, one by one: {loop:.2f} s")
+    assert arrays < loop
 
 
 @pytest.mark.filterwarnings("ignore:.*most confident first")

@@ -18,7 +18,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 from videolights.config import DataConfig, ModelConfig
 from videolights.data.toyworld import make_toyworld
 from videolights.model.videolights import VideoLights
-from videolights.training.loop import save_checkpoint
+from videolights.training.checkpoints import save_checkpoint
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"

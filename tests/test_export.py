@@ -61,7 +61,9 @@ def test_axes_are_dynamic_and_the_graph_knows_its_contract(session, bundle):
     assert [x.shape for x in session.get_inputs()] == shapes
     assert [x.shape[0] for x in session.get_outputs()[:6]] == ["batch"] * 6
     lone = json.loads(session.get_modelmeta().custom_metadata_map["contract"])
-    assert lone["sources"] == DATA.contract()["sources"] and lone["metrics"] == {"MR-full-R1@0.5": 36.1} and lone["versions"]["torch"]
+    assert lone["sources"] == DATA.contract()["sources"]
+    assert lone["metrics"] == {"MR-full-R1@0.5": 36.1}
+    assert lone["versions"]["torch"]
 
 
 def test_many_texts_share_their_videos(model, session):
@@ -82,15 +84,20 @@ def test_inner_outputs_are_torchs(model, session):
     assert {name.split(".")[1] for name in expected if name.startswith("stage.")} == {"projection", "refinement", "t2v", "fusion", "encoder"}
     for name, x in expected.items(): assert np.abs(found[name] - x.numpy()).max() < 1e-3 if name == "windows" else np.abs(found[name] - x.numpy()).max() < 1e-4, name
     unit = found["unit_saliency"]
-    assert (unit[~inputs[1]] == 0).all() and unit.max(1).tolist() == [1, 1] and (np.where(inputs[1], unit, 1).min(1) == 0).all()
+    assert (unit[~inputs[1]] == 0).all()
+    assert unit.max(1).tolist() == [1, 1]
+    assert (np.where(inputs[1], unit, 1).min(1) == 0).all()
 
 
 def test_bundle_tells_what_it_is(bundle):
     contract, parity = open_bundle(bundle), json.loads((bundle / "parity.json").read_text())
-    assert contract["clip_seconds"] == 2.0 and contract["opset"] == export.OPSET and contract["versions"]["torch"] == torch.__version__
+    assert contract["clip_seconds"] == 2.0
+    assert contract["opset"] == export.OPSET
+    assert contract["versions"]["torch"] == torch.__version__
     assert contract["metrics"] == {"MR-full-R1@0.5": 36.1}
     assert sorted(contract["files"]) == ["README.md", "config.json", "model.onnx", "parity.json"]
-    assert parity["worst"] < 1e-4 and len(parity["cases"]) == 9
+    assert parity["worst"] < 1e-4
+    assert len(parity["cases"]) == 9
     assert sorted(path.name for path in bundle.parent.iterdir()) == ["tiny"]
 
 
@@ -104,7 +111,8 @@ def test_readme_code_runs_without_videolights(model, bundle, monkeypatch):
     (video,), _, (text,), _ = export.example_inputs(model.config, 1, 10, 3)
     names = dict(video=video, text=text)
     exec(code, names)
-    assert names["best"].shape == (2,) and 0 <= names["best"][0] <= names["best"][1] <= 20
+    assert names["best"].shape == (2,)
+    assert 0 <= names["best"][0] <= names["best"][1] <= 20
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt(), OSError(28, "No space left on device")], ids=["interrupt", "full disk"])
@@ -113,7 +121,8 @@ def test_a_failed_export_keeps_the_earlier_bundle(model, bundle, monkeypatch, fa
     before = open_bundle(bundle)
     monkeypatch.setattr(export, "trace_onnx", fail)
     with pytest.raises((KeyboardInterrupt, InputError)): export.export_onnx(model, bundle, DATA.contract())
-    assert open_bundle(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["tiny"]
+    assert open_bundle(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["tiny"]
 
 
 def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
@@ -127,7 +136,8 @@ def test_a_graph_that_differs_is_not_written(model, tmp_path, monkeypatch):
 def test_an_encoder_that_does_not_fit_is_not_packed(model, bundle, tmp_path):
     before = open_bundle(bundle)
     with pytest.raises(InputError, match="no such"): export.export_onnx(model, bundle, DATA.contract(), encoder=tmp_path / "clip")
-    assert open_bundle(bundle) == before and [path.name for path in bundle.parent.iterdir()] == ["tiny"]
+    assert open_bundle(bundle) == before
+    assert [path.name for path in bundle.parent.iterdir()] == ["tiny"]
 
 
 def test_a_contract_of_another_model_is_refused(model, tmp_path):

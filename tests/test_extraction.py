@@ -66,7 +66,7 @@ def zoo(tmp_path_factory):
     return folder
 
 
-BAD = {"half.mp4": "cut short", "corrupt.mp4": "cut short", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.mkv": "cannot be decoded",
+BAD = {"half.mp4": "cannot be decoded", "corrupt.mp4": "cannot be decoded", "zero.mp4": "cannot be decoded", "empty.mp4": "no moving pictures", "notes.mkv": "cannot be decoded",
        "good.mp4": "shares its name with good.mp4", "sound.mp4": "no moving pictures"}
 
 

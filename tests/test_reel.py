@@ -41,7 +41,8 @@ def test_the_reel_shows_the_merged_windows(windows, order, tmp_path):
     video = write_video(tmp_path / "ramp.mp4", ramp(10), 10)
     pieces, found = render(video, windows, tmp_path / "reel.mp4", order=order), frames_of(tmp_path / "reel.mp4")
     merged = merge_windows([[start, min(end, 10), c] for start, end, c in windows])
-    assert np.allclose(np.sort(pieces[:, 0]), merged[:, 0]) and (np.diff(pieces[:, 0 if order == "time" else 2]) * (1 if order == "time" else -1) >= 0).all()
+    assert np.allclose(np.sort(pieces[:, 0]), merged[:, 0])
+    assert (np.diff(pieces[:, 0 if order == "time" else 2]) * (1 if order == "time" else -1) >= 0).all()
     assert abs(len(found) - 10 * (pieces[:, 1] - pieces[:, 0]).sum()) <= len(pieces)           # a frame of each piece, at most
     assert abs(probe(tmp_path / "reel.mp4").duration_s - len(found) / 10) < .01
     expected = np.concatenate([start * 10 + np.arange(max(round((end - start) * 10), 1)) for start, end, _ in pieces])
@@ -58,7 +59,9 @@ def test_a_video_that_lies_on_its_side(tmp_path):
         (tmp_path / "upright.mp4").write_bytes(raw)
         render(tmp_path / "upright.mp4", [[0, 1, .9]], tmp_path / "reel.mp4")
         source, clip = next(read_clips(tmp_path / "upright.mp4", 1, 1))[0], next(read_clips(tmp_path / "reel.mp4", 1, 1))[0]
-        assert clip.shape == source.shape == (64, 48, 3) and np.abs(clip.astype(int) - source).mean() < 3 and clip[corner].mean() > 200
+        assert clip.shape == source.shape == (64, 48, 3)
+        assert np.abs(clip.astype(int) - source).mean() < 3
+        assert clip[corner].mean() > 200
 
 
 def made(path, seconds=8, fps=25, rate=44100, sound=True, pixels="yuv420p", size=(64, 48)):
@@ -91,8 +94,10 @@ def test_picture_and_sound_stay_together(name, rate, tmp_path):
     bright = levels(tmp_path / "reel.mp4") > 120
     hums = np.array([np.abs(sound[round(i / 25 * hertz):round((i + 1) / 25 * hertz)]).mean() > .1 for i in range(len(bright))])
     seconds = np.concatenate([start + (np.arange(round((end - start) * 25)) + .5) / 25 for start, end, _ in windows])
-    assert len(bright) == 85 and abs(len(sound) / hertz - 85 / 25) < .03
-    assert (bright == (seconds.astype(int) % 2 == 1)).all() and (hums != bright).sum() <= 3     # a frame at each change
+    assert len(bright) == 85
+    assert abs(len(sound) / hertz - 85 / 25) < .03
+    assert (bright == (seconds.astype(int) % 2 == 1)).all()
+    assert (hums != bright).sum() <= 3  # a frame at each change
     inside = sound[round(.8 * hertz):round(1.5 * hertz)]                                        # 2.2 to 2.9 s are silent, 1.4 to 2 s hum
     assert np.abs(inside).max() < .02
     tone = sound[round(.1 * hertz):round(.5 * hertz)]
@@ -105,7 +110,8 @@ def test_colours_and_sizes(pixels, size, tmp_path):
     except (av.FFmpegError, ValueError): pytest.skip(f"this build of PyAV does not write {pixels}")
     render(video, [[0, 2, .9]], tmp_path / "reel.mp4")
     before, after = (np.concatenate(list(read_clips(p, .5, 1, (20, 30)))).astype(int) for p in (video, tmp_path / "reel.mp4"))
-    assert np.abs(before - after).mean() < 2 and abs(probe(tmp_path / "reel.mp4").width - size[0]) <= 1
+    assert np.abs(before - after).mean() < 2
+    assert abs(probe(tmp_path / "reel.mp4").width - size[0]) <= 1
     with av.open(str(tmp_path / "reel.mp4")) as container: assert not container.streams.audio
 
 
@@ -129,7 +135,8 @@ def test_real_videos(realdata, tmp_path):
     for name, fps, sounds in (("charades_Y1HGC.mp4", 14.985, 1), ("qvh_HY7EC5zXoEE_60.0_210.0.mp4", 2, 0)):
         render(realdata / "videos" / name, [[2, 5.3, .9], [10, 12, .5], [11, 14, .3]], tmp_path / "reel.mp4")
         info = probe(tmp_path / "reel.mp4")
-        assert abs(info.duration_s - 7.3) <= 2 / fps and abs(info.fps - fps) < .01
+        assert abs(info.duration_s - 7.3) <= 2 / fps
+        assert abs(info.fps - fps) < .01
         with av.open(str(tmp_path / "reel.mp4")) as container: assert len(container.streams.audio) == sounds
 
 
@@ -143,7 +150,8 @@ def test_an_earlier_reel_survives(tmp_path):
                                        (tmp_path / "none.mp4", [[0, 4, .9]], reel, "no such video")):
         with pytest.raises(InputError, match=says) as e: render(source, windows, out)
         assert "\n" not in str(e.value)
-    assert reel.read_bytes() == b"earlier work" and sorted(p.name for p in tmp_path.iterdir()) == ["half.mp4", "ramp.mp4", "reel.mp4"]
+    assert reel.read_bytes() == b"earlier work"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["half.mp4", "ramp.mp4", "reel.mp4"]
 
 
 # edit lists and tables ------------------------------------------------------------------------------------------------------------
@@ -153,7 +161,9 @@ EVENT = re.compile(r"^(\d{3})  AX       V     C        (\d\d:\d\d:\d\d:\d\d) (\d
 
 def frame_number(code, base):
     hours, minutes, seconds, frames = map(int, code.split(":"))
-    assert minutes < 60 and seconds < 60 and frames < base
+    assert minutes < 60
+    assert seconds < 60
+    assert frames < base
     return ((hours * 60 + minutes) * 60 + seconds) * base + frames
 
 
@@ -167,8 +177,11 @@ def test_timecodes(fps, rate, base):
     assert [int(event[1]) for event in events] == [1, 2, 3, 4, 5]
     for cut, event in zip(cuts, events):
         first, last, begins, ends = (frame_number(code, base) for code in event.groups()[1:])
-        assert abs(first - cut.start_s * rate) <= .5 and abs(last - cut.end_s * rate) <= 1.5 and last > first
-        assert begins == record and ends - begins == last - first                              # the timeline has neither gaps nor overlaps
+        assert abs(first - cut.start_s * rate) <= .5
+        assert abs(last - cut.end_s * rate) <= 1.5
+        assert last > first
+        assert begins == record
+        assert ends - begins == last - first  # the timeline has neither gaps nor overlaps
         record = ends
     assert all(frame_number(timecode(n, rate), base) == n for n in (0, base - 1, base, 60 * base - 1, 100 * 3600 * base // 2))
 
@@ -191,7 +204,8 @@ def test_text_stays_on_its_line():
 def test_best_cuts():
     row = dict(video="a.mp4", query="q", pred_relevant_windows=[[0, 1, .2], [2, 3, .9], [4, 4, .95], [5, 6, .5]])
     assert [(c.start_s, c.rank) for c in best_cuts([row], top=2)] == [(2, 1), (5, 2)]
-    assert [c.start_s for c in best_cuts([row], min_confidence=.5)] == [2, 5] and best_cuts([row], min_confidence=.96) == []
+    assert [c.start_s for c in best_cuts([row], min_confidence=.5)] == [2, 5]
+    assert best_cuts([row], min_confidence=.96) == []
 
 
 # the command ----------------------------------------------------------------------------------------------------------------------
@@ -204,8 +218,13 @@ def test_the_command(tmp_path, capsys):
     assert "reel:" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "v.csv").open()))
     windows = merge_windows([[float(r["start_s"]), float(r["end_s"]), 1] for r in rows])
-    assert len(rows) == 4 and abs(probe(tmp_path / "reel.mp4").duration_s - (windows[:, 1] - windows[:, 0]).sum()) <= .1 * len(windows)
-    assert (tmp_path / "v.edl").read_text().startswith("TITLE: v\nFCM: NON-DROP FRAME\n") and len((tmp_path / "v.jsonl").read_text().splitlines()) == 2
-    assert ask("--render", tmp_path / "none.mp4", "--min-confidence", 1.1) == 2 and "--min-confidence" in capsys.readouterr().err
-    assert ask("--edl", tmp_path / "x.edl", "--fps", "fast") == 2 and "frame rate fast" in capsys.readouterr().err
-    assert not (tmp_path / "none.mp4").exists() and not (tmp_path / "x.edl").exists()
+    assert len(rows) == 4
+    assert abs(probe(tmp_path / "reel.mp4").duration_s - (windows[:, 1] - windows[:, 0]).sum()) <= .1 * len(windows)
+    assert (tmp_path / "v.edl").read_text().startswith("TITLE: v\nFCM: NON-DROP FRAME\n")
+    assert len((tmp_path / "v.jsonl").read_text().splitlines()) == 2
+    assert ask("--render", tmp_path / "none.mp4", "--min-confidence", 1.1) == 2
+    assert "--min-confidence" in capsys.readouterr().err
+    assert ask("--edl", tmp_path / "x.edl", "--fps", "fast") == 2
+    assert "frame rate fast" in capsys.readouterr().err
+    assert not (tmp_path / "none.mp4").exists()
+    assert not (tmp_path / "x.edl").exists()

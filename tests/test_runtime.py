@@ -59,7 +59,8 @@ def test_answers_are_torchs(runtime):
         with torch.no_grad(): out = model(append_tef(torch.from_numpy(video)[None], mask), mask, torch.from_numpy(text)[None], words)
         found = runtime.predict(video, text)
         expected = windows_from_spans(out.spans[0].numpy(), foreground(out.logits[0].numpy()), 2 * len(video))
-        assert np.abs(found.windows[:, 2] - expected[:, 2]).max() < 1e-4 and np.abs(found.saliency - out.saliency[0].numpy()).max() < 1e-4
+        assert np.abs(found.windows[:, 2] - expected[:, 2]).max() < 1e-4
+        assert np.abs(found.saliency - out.saliency[0].numpy()).max() < 1e-4
         assert np.abs(np.sort(found.windows[:, :2], 0) - np.sort(expected[:, :2], 0)).max() < 1e-4 * 2 * len(video)
     model.train(was_training)
 
@@ -69,7 +70,8 @@ def test_batch_equals_singles(runtime):
     together = runtime.predict_batch(videos, texts, batch_size=4)
     for a, video, text in zip(together, videos, texts):
         b = runtime.predict(video, text)
-        assert np.abs(a.windows[:, 2] - b.windows[:, 2]).max() < 1e-5 and np.allclose(a.saliency, b.saliency, atol=1e-5)
+        assert np.abs(a.windows[:, 2] - b.windows[:, 2]).max() < 1e-5
+        assert np.allclose(a.saliency, b.saliency, atol=1e-5)
         assert np.abs(np.sort(a.windows[:, :2], 0) - np.sort(b.windows[:, :2], 0)).max() < 1e-3
 
 
@@ -78,15 +80,19 @@ def test_many_queries_about_one_video(runtime):
     together = runtime.predict(video, texts, batch_size=4)
     for a, text in zip(together, texts):
         b = runtime.predict(video, text)
-        assert np.abs(a.windows[:, 2] - b.windows[:, 2]).max() < 1e-5 and np.allclose(a.saliency, b.saliency, atol=1e-5)
-    assert runtime.predict(video, []) == [] and runtime.predict([video], [texts[0]])[0].windows.shape == (10, 3)
+        assert np.abs(a.windows[:, 2] - b.windows[:, 2]).max() < 1e-5
+        assert np.allclose(a.saliency, b.saliency, atol=1e-5)
+    assert runtime.predict(video, []) == []
+    assert runtime.predict([video], [texts[0]])[0].windows.shape == (10, 3)
 
 
 def test_inside_an_answer(runtime):
     (video, *_), (text, *_) = pairs(1)
     trace, answer = runtime.trace(video, text), runtime.predict(video, text)
-    assert np.allclose(trace.saliency, answer.saliency, atol=1e-6) and np.allclose(np.sort(trace.scores)[::-1], answer.windows[:, 2], atol=1e-6)
-    assert trace.attention["fusion.0.t2v"].shape[1:] == (len(video), len(text)) and np.allclose(trace.attention["fusion.0.t2v"].sum(-1), 1, atol=1e-5)
+    assert np.allclose(trace.saliency, answer.saliency, atol=1e-6)
+    assert np.allclose(np.sort(trace.scores)[::-1], answer.windows[:, 2], atol=1e-6)
+    assert trace.attention["fusion.0.t2v"].shape[1:] == (len(video), len(text))
+    assert np.allclose(trace.attention["fusion.0.t2v"].sum(-1), 1, atol=1e-5)
     assert {name: (len(v), len(t)) for name, (v, t) in trace.stages.items()} == dict.fromkeys(
         ("projection", "refinement", "t2v", "fusion", "encoder"), (len(video), len(text)))
 
@@ -100,7 +106,8 @@ def long_pair(clips=400, seed=1):
 def test_a_video_within_one_window_gets_the_plain_answer(runtime, clips):
     video, text = long_pair(clips)
     plain, windowed = runtime.predict(video, text, window=0), runtime.predict(video, text, window=40)
-    assert (plain.windows == windowed.windows).all() and (plain.saliency == windowed.saliency).all()
+    assert (plain.windows == windowed.windows).all()
+    assert (plain.saliency == windowed.saliency).all()
 
 
 def test_shifting_the_video_shifts_the_answer(runtime):
@@ -120,8 +127,11 @@ def test_windows_cover_any_length_alike_for_one_or_many(runtime):
     many, batch = runtime.predict(video, [text, text[:2]], window=40), runtime.predict([video, video[:50]], [text, text], window=40)
     alone = runtime.predict(video, text, window=40)
     for other in (many[0], batch[0]):
-        assert np.allclose(other.saliency, alone.saliency, atol=1e-5) and np.allclose(other.windows[:, 2], alone.windows[:, 2], atol=1e-4)
-    assert len(alone.saliency) == 97 and alone.windows[:, 1].max() <= 194 and (np.diff(alone.windows[:, 2]) <= 0).all()
+        assert np.allclose(other.saliency, alone.saliency, atol=1e-5)
+        assert np.allclose(other.windows[:, 2], alone.windows[:, 2], atol=1e-4)
+    assert len(alone.saliency) == 97
+    assert alone.windows[:, 1].max() <= 194
+    assert (np.diff(alone.windows[:, 2]) <= 0).all()
     assert len(batch[1].saliency) == 50
 
 
@@ -129,18 +139,24 @@ def test_the_contract_says_where_windows_begin(copy, runtime):
     video, text = long_pair(97)
     edit(copy, train_clips=40)
     cut, asked = Runtime.load(copy, "cpu", 1).predict(video, text), runtime.predict(video, text, window=40)
-    assert np.allclose(cut.saliency, asked.saliency, atol=1e-6) and not np.allclose(cut.saliency, runtime.predict(video, text).saliency, atol=1e-3)
+    assert np.allclose(cut.saliency, asked.saliency, atol=1e-6)
+    assert not np.allclose(cut.saliency, runtime.predict(video, text).saliency, atol=1e-3)
 
 
 def test_predictions_are_sorted_inside_the_video_and_json_ready(runtime):
     (video,), (text,) = pairs(1)
     prediction = runtime.predict(video, text, qid=7, query="a dog", vid="beach", whole_clips=True, nms_threshold=.5)
-    assert (np.diff(prediction.windows[:, 2]) <= 0).all() and (prediction.windows[:, :2] % 2 == 0).all() and len(prediction.windows) <= 10
-    assert prediction.windows[:, :2].min() >= 0 and prediction.windows[:, 1].max() <= 2 * len(video)
+    assert (np.diff(prediction.windows[:, 2]) <= 0).all()
+    assert (prediction.windows[:, :2] % 2 == 0).all()
+    assert len(prediction.windows) <= 10
+    assert prediction.windows[:, :2].min() >= 0
+    assert prediction.windows[:, 1].max() <= 2 * len(video)
     row = json.loads(json.dumps(prediction.to_dict()))
     assert list(row) == ["qid", "query", "vid", "pred_relevant_windows", "pred_saliency_scores"]
     assert len(row["pred_saliency_scores"]) == len(video)
-    assert prediction.unit_saliency.min() == 0 and prediction.unit_saliency.max() == 1 and prediction.top_clips(3)[0, 2] == 1
+    assert prediction.unit_saliency.min() == 0
+    assert prediction.unit_saliency.max() == 1
+    assert prediction.top_clips(3)[0, 2] == 1
 
 
 def test_video_file(runtime, tmp_path):
@@ -210,7 +226,8 @@ def test_providers_tell_the_truth(bundle, runtime, capfd):
     assert runtime.providers == runtime.session.get_providers() == ["CPUExecutionProvider"]
     try: found = Runtime.load(bundle, providers="cuda").providers
     except InputError as e:
-        assert "CUDAExecutionProvider: cannot be used" in str(e) and "\n" not in str(e)
+        assert "CUDAExecutionProvider: cannot be used" in str(e)
+        assert "\n" not in str(e)
         with pytest.warns(UserWarning, match="running on the CPU instead"):
             assert Runtime.load(bundle, providers="cuda", allow_fallback=True).providers == ["CPUExecutionProvider"]
         assert capfd.readouterr() == ("", "")

@@ -124,7 +124,8 @@ def refused(client, scratch, videos):
         assert answer.status == status and list(answer.data) == ["error"], (answer.status, answer.data)
         line = answer.data["error"]
         assert says in line and "\n" not in line and "Traceback" not in line and str(scratch) not in line and str(videos.parent) not in line, line
-        assert client.ask("GET", "/health").data["status"] == "ok" and list(scratch.iterdir()) == []
+        assert client.ask("GET", "/health").data["status"] == "ok"
+        assert list(scratch.iterdir()) == []
     return check
 
 
@@ -143,18 +144,26 @@ def test_answers_are_the_plain_ones(client, runtime, videos, scratch):
     for name in ("a.mp4", "sub dir/été b.mp4", "link.mp4", "sub dir/../a.mp4"):
         expected = without_vid(plain(runtime, videos / name, QUERIES))
         by_path, upload = client.by_path(name), client.upload((videos / name).read_bytes(), *QUERIES)
-        assert by_path.status == upload.status == 200 and rows_of(by_path) == rows_of(upload) == expected
-        assert by_path.data["video"] == name and upload.data["video"] == "clip.mp4" and upload.data["predictions"][0]["vid"] == "clip"
-        assert by_path.data["duration_s"] == 4.0 and by_path.data["clip_seconds"] == 2
+        assert by_path.status == upload.status == 200
+        assert rows_of(by_path) == rows_of(upload) == expected
+        assert by_path.data["video"] == name
+        assert upload.data["video"] == "clip.mp4"
+        assert upload.data["predictions"][0]["vid"] == "clip"
+        assert by_path.data["duration_s"] == 4.0
+        assert by_path.data["clip_seconds"] == 2
     assert list(scratch.iterdir()) == []
 
 
 def test_facts(client, runtime):
     health = client.ask("GET", "/health").data
-    assert health["status"] == "ok" and health["model"] == "toyworld" and health["providers"] == ["CPUExecutionProvider"] and health["uptime_s"] >= 0
+    assert health["status"] == "ok"
+    assert health["model"] == "toyworld"
+    assert health["providers"] == ["CPUExecutionProvider"]
+    assert health["uptime_s"] >= 0
     assert client.ask("GET", "/contract").data == json.loads(json.dumps(runtime.contract))
     paths = client.ask("GET", "/openapi.json").data["paths"]
-    assert set(paths) == {"/predict", "/predict/path", "/health", "/contract"} and "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
+    assert set(paths) == {"/predict", "/predict/path", "/health", "/contract"}
+    assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
 
 
 def test_fifty_clients_at_once(client, runtime, videos, scratch):
@@ -195,7 +204,8 @@ def test_without_a_folder_no_path_is_read(runtime, videos):
     client = Client(create_app(runtime))
     answer = client.by_path("a.mp4")
     client.close()
-    assert answer.status == 403 and "--folder" in answer.data["error"]
+    assert answer.status == 403
+    assert "--folder" in answer.data["error"]
 
 
 # what is no video ----------------------------------------------------------------------------------------------------------------
@@ -316,11 +326,13 @@ def slow(runtime, videos, scratch):
 def test_what_takes_too_long(slow, videos):
     client, waits = slow
     answer = client.upload((videos / "a.mp4").read_bytes(), "slow")
-    assert answer.status == 504 and "3 seconds" in answer.data["error"]
+    assert answer.status == 504
+    assert "3 seconds" in answer.data["error"]
     assert client.by_path("a.mp4", "waits").status == 504                                         # the worker is not free yet: this one never begins
     assert client.ask("GET", "/health").status == 200
     waits.go.set()
-    assert client.by_path("a.mp4", "a star").status == 200 and ["waits"] not in waits.begun
+    assert client.by_path("a.mp4", "a star").status == 200
+    assert ["waits"] not in waits.begun
     body, headers = form((videos / "a.mp4").read_bytes(), "a star")
     head = "".join(["POST /predict HTTP/1.1\r\nHost: x\r\n", *(f"{k}: {v}\r\n" for k, v in headers.items()), f"Content-Length: {len(body)}\r\n\r\n"]).encode()
     assert client.raw(head, body[:1000]).status == 504                   # an upload that stalls
@@ -332,7 +344,8 @@ def test_a_full_queue(slow):
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: client.by_path("a.mp4", "slow"), range(8)))
     found = sorted(answer.status for answer in answers)
-    assert found == [503] * 6 + [504] * 2 and all(a.headers["Retry-After"] and "try again" in a.data["error"] for a in answers if a.status == 503)
+    assert found == [503] * 6 + [504] * 2
+    assert all(a.headers["Retry-After"] and "try again" in a.data["error"] for a in answers if a.status == 503)
     waits.go.set()
     assert client.by_path("a.mp4", "a star").status == 200
 
@@ -340,8 +353,12 @@ def test_a_full_queue(slow):
 def test_the_unforeseen_stays_inside(slow, videos, scratch):
     client, _ = slow
     for answer in (client.by_path("a.mp4", "broken"), client.upload((videos / "a.mp4").read_bytes(), "broken")):
-        assert answer.status == 500 and list(answer.data) == ["error"] and "secret" not in json.dumps(answer.data) and "Zero" not in json.dumps(answer.data)
-    assert client.by_path("a.mp4", "a star").status == 200 and list(scratch.iterdir()) == []
+        assert answer.status == 500
+        assert list(answer.data) == ["error"]
+        assert "secret" not in json.dumps(answer.data)
+        assert "Zero" not in json.dumps(answer.data)
+    assert client.by_path("a.mp4", "a star").status == 200
+    assert list(scratch.iterdir()) == []
 
 
 # the command ----------------------------------------------------------------------------------------------------------------------
@@ -364,7 +381,9 @@ def test_it_warns_when_others_can_reach_it(monkeypatch, capsys, videos):
     monkeypatch.setattr(uvicorn.Server, "run", lambda *args, **kwargs: None)
     serve(BUNDLE, host="0.0.0.0", port=0)
     out, err = capsys.readouterr()
-    assert "no authentication" in err and err.count("\n") == 1 and "0.0.0.0" in out
+    assert "no authentication" in err
+    assert err.count("\n") == 1
+    assert "0.0.0.0" in out
     serve(BUNDLE, port=0)
     assert capsys.readouterr().err == ""
 
@@ -377,4 +396,5 @@ def test_bad_starts(tmp_path, capsys):
                             (["--timeout", "0"], "--timeout"), (["--max-mb", "nan"], "--max-mb"), (["--threads", "0"], "--threads")):
             assert main([str(w) for w in ("serve", BUNDLE, *words)]) == 2
             err = capsys.readouterr().err
-            assert says in err and err.count("\n") == 1
+            assert says in err
+            assert err.count("\n") == 1

@@ -135,7 +135,8 @@ def test_a_run_of_0_1_goes_on(before):
     config = Config.load(before / "recipe.yaml").with_changes({"train.epochs": 31})
     train(config, before / "run", resume=True, progress=False)
     continued = (before / "run" / "log.csv").read_text()
-    assert continued.splitlines()[1].split(",")[0] == "1" and continued.splitlines()[-1].split(",")[0] == "31"
+    assert continued.splitlines()[1].split(",")[0] == "1"
+    assert continued.splitlines()[-1].split(",")[0] == "31"
     assert len(continued.splitlines()) == len(log.splitlines()) + 1
     assert Path(before, "run", "last", "training.safetensors").exists()
     assert all(torch.isfinite(p).all() for p in load(before / "run" / "last").parameters())

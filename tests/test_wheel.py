@@ -61,13 +61,16 @@ except ImportError as e: assert e.name == "torch", e
 
 def test_runtime_never_imports_torch():
     times = subprocess.run([sys.executable, "-X", "importtime", "-c", "import videolights.deploy.runtime"], capture_output=True, text=True, check=True).stderr
-    assert "videolights.deploy.runtime" in times and "torch" not in times
+    assert "videolights.deploy.runtime" in times
+    assert "torch" not in times
 
 
 def test_command_says_what_to_install(clean, tmp_path):
     (tmp_path / "recipe.yaml").write_text("data: data.yaml\n")
     done = subprocess.run([clean, "-I", "-m", "videolights", "train", "recipe.yaml"], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pip install 'videolights[train]'" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'videolights[train]'" in done.stderr
 
 
 def test_bundle_predicts(clean, tmp_path):
@@ -81,4 +84,7 @@ p = runtime.predict(rng.normal(size=(23, runtime.contract["video_dim"])), rng.no
 print(json.dumps([p.windows.shape[1], p.windows[:, 2].tolist(), len(p.saliency), bool(np.isfinite(p.windows).all() and np.isfinite(p.saliency).all())]))
 """
     columns, confidences, clips, finite = json.loads(run(clean, "-I", "-c", code, cwd=tmp_path))
-    assert columns == 3 and clips == 23 and finite and confidences == sorted(confidences, reverse=True)
+    assert columns == 3
+    assert clips == 23
+    assert finite
+    assert confidences == sorted(confidences, reverse=True)

@@ -456,12 +456,12 @@ def tune_command(
       # the best beside the recipe that the search began with, on new seeds
       videolights ablate runs/tune_charades_clip/check.yaml
     """
-    from videolights.training.search import Search, to_markdown, tune
+    from videolights.training.search import Search, trials_markdown, tune
     search, out = Search.load(recipe), out or Path("runs", f"tune_{recipe.stem}")
     found = tune(replace(search, trials=trials) if trials else search, out, jobs)
     page = _draw_search(found, out / "figures")
     drawn = f", drawn in {page}" if page else ""
-    print(f"{to_markdown(found)}\nwritten to {out}/results.md and .json{drawn}; runs in {out}/runs\n"
+    print(f"{trials_markdown(found)}\nwritten to {out}/results.md and .json{drawn}; runs in {out}/runs\n"
           f"best: videolights train {out}/best.yaml\n"
           f"check: videolights ablate {out}/check.yaml      # is it better on seeds that the search has not seen?")
 

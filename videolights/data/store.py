@@ -250,7 +250,8 @@ class FeatureStore(Features):
     def _span(self, kind, row):
         key = str(row["vid" if kind == "video" else "qid"])
         try: return self._index[kind][key]
-        except KeyError: raise InputError(f"{self.data.path(self.data.store)}: holds no {kind} '{key}'; {_AGAIN}") from None
+        except KeyError:
+            raise InputError(f"{self.data.path(self.data.store)}: holds no {kind} '{key}'; {_AGAIN}") from None
 
     def _read(self, kind, row):
         (start, rows), arrays, column = self._span(kind, row), self._arrays[kind], 0

@@ -33,7 +33,7 @@ class Cut:
 
 # %% ../../nbs/deploy/62_reel.ipynb #3f25c57b
 def best_cuts(
-    rows: list[dict],            # "video" or "vid", "query", "pred_relevant_windows": [[start_s, end_s, confidence], ...]
+    rows: list[dict],            # "video" or "vid", "query", "pred_relevant_windows": [[start_s, end_s, confidence]]
     top: int = 5,                # windows per row, at most
     min_confidence: float = 0.,  # leave out what is less sure
 ) -> list[Cut]:                  # in the order of the rows

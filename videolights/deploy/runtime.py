@@ -346,7 +346,7 @@ class Runtime:
         self.session, self.contract, self.folder = session, contract, Path(folder)
         self.threads, self.weights = threads, weights
         axes = {x.name: x.shape[0] for x in session.get_inputs()}
-        self.shares_videos = axes["video"] != axes["text"]      # False: every text needs a video of its own, as in version 1
+        self.shares_videos = axes["video"] != axes["text"]   # False: each text needs a video of its own (version 1)
 
     @classmethod
     def load(

@@ -42,7 +42,7 @@ def save_graph(
 ):
     "Trace a network and write it as one file."
     try:
-        import onnxscript
+        import onnxscript   # noqa: F401 (the exporter needs it)
         from onnx_ir.passes.common import ClearMetadataAndDocStringPass
     except ImportError as e:
         raise InputError(f'{e.name} is not installed, and ONNX export needs it; '

@@ -52,7 +52,8 @@ def align(
 
 # %% ../../nbs/evaluation/44_reports.ipynb #c5e69a93
 _FORMS = {   # key -> least columns (0: a flat list), what the list holds
-    "pred_relevant_windows": (3, "[start_s, end_s, confidence] triples"), "relevant_windows": (2, "[start_s, end_s] pairs"),
+    "pred_relevant_windows": (3, "[start_s, end_s, confidence] triples"),
+    "relevant_windows": (2, "[start_s, end_s] pairs"),
     "pred_saliency_scores": (0, "one score per clip"), "relevant_clip_ids": (0, "clip numbers"),
     "saliency_scores": (1, "ratings per relevant clip"), "label": (1, "ratings per clip")}
 
@@ -64,7 +65,7 @@ def _refuse(rows, key, faults, message):
 
 # %% ../../nbs/evaluation/44_reports.ipynb #8635a8f8
 def _array(values, columns, flat) -> np.ndarray:
-    "A list as floats (n,) or (n, columns or more), without a dimension where it is no such list; `flat` allows one column."
+    "A list as floats (n,) or (n, columns or more), without a dimension where it is none; `flat` allows one column."
     try: array = np.asarray(values, dtype=float)
     except (TypeError, ValueError): return np.zeros(())
     if columns and array.ndim == 1 and (flat or not array.size): array = array.reshape(-1, columns)
@@ -237,8 +238,8 @@ def _answer(prediction, truth):
 def per_query_rows(
     predictions,   # list of prediction rows
     ground_truth,  # list of annotation rows
-):   # dictionaries: index (into ground_truth), qid, vid, query, windows (n, 3), overlaps (n,), iou, confidence, saliency
-    "The answer to each query that has one; iou and confidence are the first window's. Without a true window iou is NaN."
+):   # rows: index (of the ground truth), qid, vid, query, windows (n, 3), overlaps (n,), iou, confidence, saliency
+    "The answer to each query that has one; iou and confidence are the first window's. Without true windows iou is NaN."
     given = {row["qid"]: row for row in predictions}
     asked = [(index, row, given[row["qid"]]) for index, row in enumerate(ground_truth) if row["qid"] in given]
     return [dict(index=index) | {key: row.get(key) for key in ("qid", "vid", "query")} | _answer(prediction, row)
@@ -269,7 +270,7 @@ def per_query(
     protocol="qvhighlights",  # as in `evaluate`
     clip_seconds=2.0,         # length of the clips that saliency is given for
 ):   # dictionaries: qid, query, vid, length ("short", "short+long", ...), iou, R1@0.3 to 0.7, AP, HL-Hit1, HL-AP
-    "What `evaluate` averages, in [0, 1]: AP over all thresholds, highlights at Very Good. None where a query has no window."
+    "What `evaluate` averages, in [0, 1]: AP over all thresholds, highlights at Very Good; None without a window."
     predictions, ground_truth = align(predictions, ground_truth)
     moments, highlights = _tasks(predictions, ground_truth, protocol)
     columns = {key: [row.get(key) for row in ground_truth] for key in ("qid", "query", "vid")}

@@ -148,10 +148,10 @@ class Fusion(nn.Module):
     def __init__(self, kind: str, dim: int, heads: int, feedforward: int, layers: int, words: int, dropout: float,
                  **switches: bool):       # fusion_residual and fusion_self, which "bi" alone has
         super().__init__()
-        make = FUSIONS.get(kind)
         if kind != "bi": switches = {}
         self.layers = nn.ModuleList(
-            [make(dim, heads, feedforward, dropout, **switches) for _ in range(layers)] if make else [])
+            FUSIONS[kind](dim, heads, feedforward, dropout, **switches)
+            for _ in range(layers if kind in FUSIONS else 0))
         self.position = nn.Parameter(0.02 * torch.randn(words, dim)) if kind in ("bi", "uni") else None
 
     def forward(

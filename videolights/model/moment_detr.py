@@ -23,7 +23,7 @@ MOMENT_DETR = Layout("moment-detr", {
 # %% ../../nbs/model/30_moment_detr.ipynb #5b413999
 def load_moment_detr(
     source,                        # path of a published checkpoint, or its bare state_dict
-    options: dict | None = None,   # the published hyper-parameters; a checkpoint brings its own, as does an opt.json beside it
+    options: dict | None = None,   # published hyper-parameters; a checkpoint or an opt.json beside it brings its own
 ) -> VideoLights:                  # in evaluation mode, with `.unused` and `.contract`
     "A published Moment-DETR as a model of this package."
     return load_published(*read_published(source, options), MOMENT_DETR)

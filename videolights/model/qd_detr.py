@@ -18,7 +18,7 @@ QD_DETR = Layout("qd-detr", {**BASELINE, **ANCHORS, **TOKEN, **TEXT_TO_VIDEO}, o
 # %% ../../nbs/model/31_qd_detr.ipynb #d38958ff
 def load_qd_detr(
     source,                        # path of a published checkpoint, or its bare state_dict
-    options: dict | None = None,   # the published hyper-parameters; a checkpoint brings its own, as does an opt.json beside it
+    options: dict | None = None,   # published hyper-parameters; a checkpoint or an opt.json beside it brings its own
 ) -> VideoLights:                  # in evaluation mode, with `.unused` and `.contract`
     "A published QD-DETR (video and text, without audio) as a model of this package."
     return load_published(*read_published(source, options), QD_DETR)

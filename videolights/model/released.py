@@ -43,7 +43,8 @@ def layer_names(
 FEEDFORWARD = dict(linear1="feedforward.0", activation="feedforward.1", linear2="feedforward.3")
 FAMILY = {
     **layer_names("transformer.encoder.layers.{}", "encoder.layers.{}", {
-        "self_attn": "attention.attention", "norm1": "attention.residual.norm", "norm2": "residual.norm", **FEEDFORWARD}),
+        "self_attn": "attention.attention", "norm1": "attention.residual.norm", "norm2": "residual.norm",
+        **FEEDFORWARD}),
     "transformer.decoder.norm": "decoder.norm", "span_embed.layers.#": "heads.span.#", "class_embed": "heads.label",
     "contrastive_align_projection_query": "query_align", "contrastive_align_projection_txt": "word_align",
     "contrastive_align_projection_vid": "", "txt_position_embed": "",
@@ -54,17 +55,20 @@ def projection_names(
     mix: str,    # what the published code calls the linear map of a block
 ) -> dict:
     "Rules of the two projections."
-    sides, parts = dict(input_vid_proj="video_projection", input_txt_proj="text_projection"), dict(LayerNorm="norm") | {mix: "mix"}
+    sides = dict(input_vid_proj="video_projection", input_txt_proj="text_projection")
+    parts = {"LayerNorm": "norm", mix: "mix"}
     return {f"{a}.{{}}.{b}": f"{x}.blocks.{{}}.{y}" for a, x in sides.items() for b, y in parts.items()}
 
 # %% ../../nbs/model/29_released.ipynb #29a552b0
 ANCHORS = {
     **layer_names("transformer.decoder.layers.{}", "decoder.layers.{}", dict(
         sa_qcontent_proj="slots.q_content", sa_qpos_proj="slots.q_position", sa_kcontent_proj="slots.k_content",
-        sa_kpos_proj="slots.k_position", sa_v_proj="slots.v", ca_qcontent_proj="clips.q_content", ca_qpos_proj="clips.q_position",
-        ca_kcontent_proj="clips.k_content", ca_kpos_proj="clips.k_position", ca_v_proj="clips.v", ca_qpos_sine_proj="clips.q_sine",
-        norm1="slots_residual.norm", norm2="clips_residual.norm", norm3="residual.norm", **FEEDFORWARD)),
-    **layer_names("transformer.decoder.layers.{}", "decoder.layers.{}", {"self_attn.out_proj": "slots.out", "cross_attn.out_proj": "clips.out"}),
+        sa_kpos_proj="slots.k_position", sa_v_proj="slots.v", ca_qcontent_proj="clips.q_content",
+        ca_qpos_proj="clips.q_position", ca_kcontent_proj="clips.k_content", ca_kpos_proj="clips.k_position",
+        ca_v_proj="clips.v", ca_qpos_sine_proj="clips.q_sine", norm1="slots_residual.norm", norm2="clips_residual.norm",
+        norm3="residual.norm", **FEEDFORWARD)),
+    **layer_names("transformer.decoder.layers.{}", "decoder.layers.{}", {
+        "self_attn.out_proj": "slots.out", "cross_attn.out_proj": "clips.out"}),
     **layer_names("transformer.decoder", "decoder", {
         "query_scale.layers.#": "scale.#", "ref_point_head.layers.#": "place.#", "bbox_embed.layers.#": "step.#",
         "ref_anchor_head.layers.#": "width.#"}),
@@ -77,11 +81,12 @@ TOKEN = {"global_rep_token": "encoder.token", "global_rep_pos": "encoder.token_p
 RELEASED = Layout("released", {
     **projection_names("net.1.conv1d"), **FAMILY, **ANCHORS, **TOKEN,
     **layer_names("feature_refinement", "refinement", {
-        "sim_w": "sentence_direction", "cor_v_w": "word_direction", "cor_q_w": "word_scale", "word_to_sentence_pool": "pool.score",
-        "mixer.conv1d": "mix"}),
+        "sim_w": "sentence_direction", "cor_v_w": "word_direction", "cor_q_w": "word_scale",
+        "word_to_sentence_pool": "pool.score", "mixer.conv1d": "mix"}),
     **layer_names("transformer.t2v_encoder.layers.{}", "fusion.layers.{}", dict(
-        cross_attn_1="t2v", cross_attn_2="v2t", cross_attn_3="joint", linear1="t2v_mix", linear2="v2t_mix", linear3="joint_mix",
-        linear4="feedforward.0", activation="feedforward.1", linear5="feedforward.3", norm1="t2v_norm", norm3="joint_norm", norm4="norm")),
+        cross_attn_1="t2v", cross_attn_2="v2t", cross_attn_3="joint", linear1="t2v_mix", linear2="v2t_mix",
+        linear3="joint_mix", linear4="feedforward.0", activation="feedforward.1", linear5="feedforward.3",
+        norm1="t2v_norm", norm3="joint_norm", norm4="norm")),
     "transformer.t2v_encoder.layers.{}.norm2": "",
     "gru_extractor.gru": "feedback.gru", "saliency_proj_mr": "feedback.clip",
 }, dict(fusion_layers=0))    # as many as there are
@@ -123,11 +128,12 @@ def _sizes(state: dict) -> dict:
     "What the weights tell; a KeyError names a parameter that every checkpoint has."
     def count(prefix): return len({name[len(prefix):].split(".")[0] for name in state if name.startswith(prefix)})
     layers = {f"{part}_layers": count(f"{part}.layers.") for part in ("fusion", "encoder", "decoder")}
+    video, text = (state[f"{side}_projection.blocks.0.norm.weight"].numel() for side in ("video", "text"))
     return dict(
-        video_dim=state["video_projection.blocks.0.norm.weight"].numel() - 2, text_dim=state["text_projection.blocks.0.norm.weight"].numel(),
+        video_dim=video - 2, text_dim=text, feedback="feedback.clip.weight" in state,
         dim=state["heads.label.weight"].shape[1], feedforward=state["encoder.layers.0.feedforward.0.bias"].numel(),
         slots=len(state["decoder.queries"] if "decoder.queries" in state else state["decoder.anchors"]),
-        align_dim=state["query_align.bias"].numel() if "query_align.bias" in state else 0, feedback="feedback.clip.weight" in state,
+        align_dim=state["query_align.bias"].numel() if "query_align.bias" in state else 0,
         projection_layers=count("video_projection.blocks."), **{name: n for name, n in layers.items() if n})
 
 
@@ -139,20 +145,24 @@ def published_config(
     "The switches and sizes of a published checkpoint."
     for option, wanted in layout.options.items():
         if options.get(option, wanted) != wanted:
-            raise InputError(f"{layout.preset} options: {option} is {options[option]!r}, and only {wanted!r} is supported")
+            found = options[option]
+            raise InputError(f"{layout.preset} options: {option} is {found!r}, and only {wanted!r} is supported")
     try: sizes = layout.changes | _sizes(state)
     except KeyError as e:
-        raise InputError(f"{layout.preset} checkpoint: holds no parameter for {e}; is it a checkpoint of that model?") from None
+        message = f"{layout.preset} checkpoint: holds no parameter for {e}; is it a checkpoint of that model?"
+        raise InputError(message) from None
     return ModelConfig.preset(
         layout.preset, **sizes, heads=options.get("nheads", 8), dropout=float(options.get("dropout", 0.1)),
         input_dropout=float(options.get("input_dropout", 0.5)), max_words=max(options.get("max_q_l", 32), 1))
 
 # %% ../../nbs/model/29_released.ipynb #b07f7a81
 _WEIGHTS = dict(    # their option -> our field
-    span_loss_coef="span", giou_loss_coef="giou", label_loss_coef="label", set_cost_class="match_label", eos_coef="background",
-    lw_saliency="saliency", saliency_margin="margin", cos_sim_loss_coef="saliency_cosine", mr_to_hd_loss_coef="feedback",
-    contrastive_align_loss_coef="align", temperature="align_temperature", hard_pos_neg_loss_coef="hard_growth")
-_SWITCHES = dict(mr_to_hd_loss=["feedback"], contrastive_align_loss=["align"], hard_pos_neg_loss=["hard_negative", "hard_positive"])
+    span_loss_coef="span", giou_loss_coef="giou", label_loss_coef="label", set_cost_class="match_label",
+    eos_coef="background", lw_saliency="saliency", saliency_margin="margin", cos_sim_loss_coef="saliency_cosine",
+    mr_to_hd_loss_coef="feedback", contrastive_align_loss_coef="align", temperature="align_temperature",
+    hard_pos_neg_loss_coef="hard_growth")
+_SWITCHES = dict(
+    mr_to_hd_loss=["feedback"], contrastive_align_loss=["align"], hard_pos_neg_loss=["hard_negative", "hard_positive"])
 
 
 def released_loss_config(
@@ -165,8 +175,9 @@ def released_loss_config(
     config = replace(usual, **weights)
     for term in ("span", "giou"):
         cost, weight = options.get(f"set_cost_{term}", getattr(usual, term)), getattr(config, term)
-        if cost != weight: raise InputError(f"released options: set_cost_{term} is {cost} and {term}_loss_coef is {weight}; "
-                                            "matching and loss share one weight here")
+        if cost == weight: continue
+        raise InputError(f"released options: set_cost_{term} is {cost} and {term}_loss_coef is {weight}; "
+                         "matching and loss share one weight here")
     return config
 
 # %% ../../nbs/model/29_released.ipynb #d1f13ff5
@@ -174,7 +185,8 @@ def _refusal(error: Exception) -> str:
     "Why torch did not read a file."
     blocked = re.search(r"(?:GLOBAL|Unsupported (?:global|class)|class) ([\w.]+\.\w+)", str(error))
     if not blocked: return f"not a readable checkpoint ({' '.join(str(error).split())[:120]})"
-    return f"it wants to build {blocked[1]}, and only tensors, plain containers, argparse.Namespace and torch.device are allowed"
+    allowed = "tensors, plain containers, argparse.Namespace and torch.device"
+    return f"it wants to build {blocked[1]}, and only {allowed} are allowed"
 
 
 def read_checkpoint(
@@ -184,18 +196,21 @@ def read_checkpoint(
     path = Path(path)
     if not path.is_file(): raise InputError(f"{path}: no such file; download a released checkpoint first")
     try:
-        with torch.serialization.safe_globals([Namespace, torch.device]): found = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace, torch.device]):
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
-        raise InputError(f"{path}: refused, {_refusal(e)}; download it again from the authors or convert it where you trust it") from None
+        advice = "download it again from the authors or convert it where you trust it"
+        raise InputError(f"{path}: refused, {_refusal(e)}; {advice}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path}: holds a {type(found).__name__}, not a checkpoint; give the file that the release saved")
+        kind = type(found).__name__
+        raise InputError(f"{path}: holds a {kind}, not a checkpoint; give the file that the release saved")
     options = found.get("opt", {})
     return found.get("model", found), vars(options) if isinstance(options, Namespace) else dict(options)
 
 # %% ../../nbs/model/29_released.ipynb #91934b7d
 def read_published(
     source,                          # path of a checkpoint, or its bare state_dict
-    options: dict | None = None,     # hyper-parameters that come before those of the checkpoint and of an opt.json beside it
+    options: dict | None = None,   # these come before the checkpoint's own and those of an opt.json beside it
 ) -> tuple[dict, dict, str]:         # state_dict, options, what to call it in an error
     "Weights and options of a published checkpoint."
     given = vars(options) if isinstance(options, Namespace) else options or {}
@@ -205,7 +220,8 @@ def read_published(
         given = (read_json(beside) if beside.exists() else {}) | found | given
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{where}: not a state_dict; its values should all be tensors")
-    return {name.removeprefix("module."): value for name, value in state.items()}, given, where     # as DataParallel saves it
+    bare = {name.removeprefix("module."): value for name, value in state.items()}      # as DataParallel saves it
+    return bare, given, where
 
 # %% ../../nbs/model/29_released.ipynb #1bad5658
 def filled(
@@ -241,8 +257,8 @@ def published_contract(
     widths = dict(video=config.video_dim, text=config.text_dim)
     sources = [dict(name=name, kind=kind, dim=dim, normalize=True) for kind, width in widths.items()
                for name, dim in _KNOWN_WIDTHS.get((kind, width), {f"{kind}_features": width}).items()]
-    return dict(dataset=dataset, protocol=protocol, clip_seconds=float(options.get("clip_length", 2)), max_words=config.max_words,
-                encoder="", video_dim=config.video_dim, text_dim=config.text_dim, sources=sources)
+    return dict(dataset=dataset, protocol=protocol, clip_seconds=float(options.get("clip_length", 2)), encoder="",
+                max_words=config.max_words, video_dim=config.video_dim, text_dim=config.text_dim, sources=sources)
 
 # %% ../../nbs/model/29_released.ipynb #f8a59abb
 def load_published(
@@ -250,10 +266,12 @@ def load_published(
     options: dict,
     where: str,
     layout: Layout,
-) -> VideoLights:       # in evaluation mode; `.unused` lists parameters that are carried and never used, `.contract` is the feature contract
+) -> VideoLights:       # in evaluation mode, with `.unused` (carried and never used) and `.contract`
     "A published checkpoint as a model of this package."
     ours, unused, unknown = translate(state, layout)
-    if unknown: raise InputError(f"{where}: {len(unknown)} parameters are unknown to the layout of {layout.preset}: {', '.join(unknown)}")
+    if unknown:
+        count, names = len(unknown), ", ".join(unknown)
+        raise InputError(f"{where}: {count} parameters are unknown to the layout of {layout.preset}: {names}")
     model = filled(published_config(ours, options, layout), ours, f"{where}: does not fit {layout.preset}")
     model.unused, model.contract = unused, published_contract(model.config, options)
     return model
@@ -262,7 +280,7 @@ def load_published(
 def load_released(
     source,                        # path of a released checkpoint, or its bare state_dict
     options: dict | None = None,   # the release's hyper-parameters; a checkpoint brings its own
-) -> VideoLights:                  # in evaluation mode; `.unused` lists parameters that the release carries and never uses
+) -> VideoLights:                  # in evaluation mode; `.unused` lists what the release carries and never uses
     "A released checkpoint as a VideoLights model."
     return load_published(*read_published(source, options), RELEASED)
 

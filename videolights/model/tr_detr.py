@@ -17,9 +17,10 @@ from .videolights import VideoLights
 TR_DETR = Layout("tr-detr", {
     **BASELINE, **ANCHORS, **TEXT_TO_VIDEO, "saliency_proj1": "saliency.score", "gru_extractor.gru": "reciprocity.gru",
     **layer_names("fuser", "refinement", {
-        "cq_attention.w4C": "clip_score.weight", "cq_attention.w4Q": "word_score.weight", "cq_attention.w4mlu": "pair_scale",
-        "cq_attention.cqa_linear.conv1d": "attended", "cq_concat.weighted_pool.weight": "pool.score.weight",
-        "cq_concat.conv1d.conv1d": "mix"})}, dict(feedback_padding=True), OPTIONS)
+        "cq_attention.w4C": "clip_score.weight", "cq_attention.w4Q": "word_score.weight",
+        "cq_attention.w4mlu": "pair_scale", "cq_attention.cqa_linear.conv1d": "attended",
+        "cq_concat.weighted_pool.weight": "pool.score.weight", "cq_concat.conv1d.conv1d": "mix"}),
+}, dict(feedback_padding=True), OPTIONS)
 
 # %% ../../nbs/model/32_tr_detr.ipynb #0e567641
 def summed_score(
@@ -31,9 +32,9 @@ def summed_score(
 # %% ../../nbs/model/32_tr_detr.ipynb #da5299a4
 def load_tr_detr(
     source,                        # path of a published checkpoint, or its bare state_dict
-    options: dict | None = None,   # the published hyper-parameters; a checkpoint brings its own, as does an opt.json beside it
+    options: dict | None = None,   # published hyper-parameters; a checkpoint or an opt.json beside it brings its own
 ) -> VideoLights:                  # in evaluation mode, with `.unused` and `.contract`
     "A published TR-DETR (video and text, without audio) as a model of this package."
     state, options, where = read_published(source, options)
-    scores = {name: summed_score(state[name]) for name in ("saliency_proj1.weight", "saliency_proj1.bias") if name in state}
+    scores = {name: summed_score(rows) for name, rows in state.items() if name.startswith("saliency_proj1.")}
     return load_published(state | scores, options, where, TR_DETR)

@@ -171,6 +171,7 @@ class VideoLights(Stages, PyTorchModelHubMixin, library_name="videolights",
                   coders={ModelConfig: (asdict, lambda values: from_dict(ModelConfig, values, "config.json"))}):
     "Moment retrieval and highlight detection (arXiv 2412.01558)."
     contract: dict | None = None    # of the features that it was trained with, where `load` finds one
+    unused: list[str] = []          # parameters that a published checkpoint carries and never uses
 
     def trace(
         self,
