@@ -22,11 +22,10 @@ import numpy as np
 from ..config import DataConfig, InputError
 from ..data.store import Dataset
 from ..deploy.bundle import MODEL
-from ..evaluation.reports import per_query_rows
 from .figures import figure6
 from .heatmaps import SCALES, trace_query
 from .report import choose_examples, deflate, fill_template, outcome, packed_plotly
-from .results import Truths, find_video
+from .results import Truths, find_video, results_of
 from ..features.protocol import ENCODERS, get_encoder
 from ..files import read_jsonl, write_text
 
@@ -158,7 +157,7 @@ def explorer_page(
 ):                 # a widget
     "All explorers that fit what is opened, around one choice of a query."
     from videolights.explore.widgets import HeatmapExplorer, MomentExplorer, RunExplorer
-    from videolights.explore.widgets import QueryPanel, in_tabs, results_of, side_by_side
+    from videolights.explore.widgets import QueryPanel, in_tabs, side_by_side
     opened = open_all(names, dataset, **choices)
     panel = QueryPanel(opened.dataset, results_of(opened.systems, opened.dataset.annotations),
                        videos_of(opened.dataset, videos))
@@ -270,8 +269,7 @@ def write_explorer(
     "Write the explorer as one HTML file."
     from markupsafe import Markup
     annotations, videos = opened.dataset.annotations, videos_of(opened.dataset, videos)
-    by_index = lambda rows: {r["index"]: r for r in per_query_rows(rows, annotations)}
-    results = {name: by_index(rows) for name, rows in opened.systems.items()}
+    results = results_of(opened.systems, annotations)
     first = [*next(iter(results.values()), {}).values()]
     if not first:
         raise InputError(f"{path}: no prediction fits a query of {opened.dataset.data.name}; "

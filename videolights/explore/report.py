@@ -19,7 +19,7 @@ import numpy as np
 
 from ..config import Config
 from ..evaluation.reports import HEADLINES, per_query_rows
-from . import STATIC
+from . import STATIC, render
 from .figures import curves_figure, figure6, ranking_figure
 from .heatmaps import contrast, lift, sentence_line, trace_query, word_clip_similarity, word_labels
 from .results import find_video, frames_at, ranking, read_log
@@ -138,15 +138,11 @@ def fill_template(
     **context,  # what it shows; every page wants a title
 ):              # HTML
     "A self-contained page."
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    pages = Environment(loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                        lstrip_blocks=True)
-    pages.filters["deflated"] = lambda text: Markup(deflate(text))
     looks = json.dumps({look: template(look).to_plotly_json() for look in ("light", "dark")})
-    return pages.get_template(name).render(context, font=FONT, looks=Markup(looks), plotly=Markup(packed_plotly()),
-                                           meaning=meaning,
-                                           static=lambda name: Markup((STATIC / name).read_text(encoding="utf-8")))
+    return render(name, **context, font=FONT, looks=Markup(looks), plotly=Markup(packed_plotly()), meaning=meaning,
+                  deflated=lambda text: Markup(deflate(text)),
+                  static=lambda name: Markup((STATIC / name).read_text(encoding="utf-8")))
 
 # %% ../../nbs/explore/72_report.ipynb #919e34f1
 def _inside(windows, clips, clip_seconds):
