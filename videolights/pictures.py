@@ -90,23 +90,25 @@ def still(
 def _truth_line(saliency, clip_seconds, x, y, first):
     "True saliency as a green step line with a white edge."
     steps = np.append(saliency, saliency[-1:]).astype("float32")
-    line = dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", legendgroup="saliency",
-                xaxis=x, yaxis=y)
-    return [dict(line, name="", showlegend=False, line=dict(shape="hv", color="white", width=4.5)),
-            dict(line, name="true saliency", showlegend=first, line=dict(shape="hv", color=TRUTH, width=2.2))]
+    same = dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", legendgroup="saliency",
+                line_shape="hv", xaxis=x, yaxis=y)
+    return [dict(same, name="", showlegend=False, line_color="white", line_width=4.5),
+            dict(same, name="true saliency", showlegend=first, line_color=TRUTH, line_width=2.2)]
+
+
+def _shape(kind, start, end, x, y, **look):
+    "A line or rectangle from one time to another, over the height of a panel."
+    return dict(type=kind, x0=start, x1=end, y0=0, y1=1, xref=x, yref=f"{y} domain") | look
 
 
 def _bars(windows, predicted, x, y, edges=False):
     "Green bars above a panel, orange ones above those, and dotted edges through it where no line shows them."
-    same = dict(xref=x, yref=f"{y} domain")
-    bar = lambda start, end, low, **look: dict(type="rect", x0=start, x1=end, ysizemode="pixel", yanchor=1, y0=low,
-                                               y1=low + 4,
-                                               line_width=0, **look, **same)
+    bar = lambda start, end, low, **look: _shape("rect", start, end, x, y, ysizemode="pixel", yanchor=1, y0=low,
+                                                 y1=low + 4, line_width=0, **look)
     shapes = [bar(start, end, 1, fillcolor=TRUTH) for start, end in windows]
     shapes += [bar(start, end, 7, fillcolor=PREDICTED, opacity=_solid(score, .15)) for start, end, score in predicted]
     dots = dict(color="#222", width=1, dash="dot")
-    return shapes + [dict(type="line", x0=at, x1=at, y0=0, y1=1, line=dots, **same) for window in windows if edges
-                     for at in window]
+    return shapes + [_shape("line", at, at, x, y, line=dots) for window in windows if edges for at in window]
 
 # %% ../nbs/core/03_pictures.ipynb #b8da1031
 # opacity: the surer, the more solid
@@ -114,9 +116,8 @@ def _solid(score, least): return least + (1 - least) * min(max(float(score), 0),
 
 
 def _cursor(at, x, y, colour):
-    "A line that a widget can find by its name and move."
-    return dict(type="line", name="cursor", x0=at, x1=at, y0=0, y1=1, xref=x, yref=f"{y} domain",
-                line=dict(color=colour, width=2))
+    "A line that a widget can find by its name and move; none where nobody looks."
+    return [] if at is None else [_shape("line", at, at, x, y, name="cursor", line=dict(color=colour, width=2))]
 
 # %% ../nbs/core/03_pictures.ipynb #628ba493
 def _cells(name, z, sentence, clip_seconds, x, y):
@@ -159,19 +160,24 @@ def panel_domain(
     return [left, left + wide], [low, min(1, low + high)]
 
 
-def axis_name(letter, k): return f"{letter}{k + 1}" if k else letter   # plotly's name of axis k: x, x2, x3 ...
+# plotly's name of axis k: x, x2, x3 ... where it is used, xaxis, xaxis2 ... in the layout
+def axis_name(kind, k): return f"{kind}{k + 1}" if k else kind
+
+
+def _time_axis(k, last, end, **more):
+    "Seconds to the right; of the axes that share them only the last is labelled."
+    shared = dict(title="seconds") if k == last else dict(matches=axis_name("x", last), showticklabels=False)
+    return dict(range=[0, end], showgrid=False, **shared, **more)
 
 # %% ../nbs/core/03_pictures.ipynb #7317d7b9
 def _panel(k, rows, columns, gap, end, peak):
     "The axes of panel k; a column shares its time. Fixed margins save plotly a second drawing."
     across, upright = panel_domain(k, rows, columns, .03, gap, .94)
-    x, y, over = axis_name("x", k), axis_name("y", 2 * k), axis_name("y", 2 * k + 1)
-    last = (rows - 1) * columns + k % columns
-    shared = dict(title="seconds") if k == last else dict(matches=axis_name("x", last), showticklabels=False)
-    return {f"xaxis{x[1:]}": dict(anchor=y, domain=across, range=[0, end], showgrid=False, automargin=False, **shared),
-            f"yaxis{y[1:]}": dict(anchor=x, domain=upright, automargin=False),
-            f"yaxis{over[1:]}": dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak],
-                                     automargin=False, visible=False)}
+    x, y = axis_name("x", k), axis_name("y", 2 * k)
+    time = _time_axis(k, (rows - 1) * columns + k % columns, end, anchor=y, domain=across, automargin=False)
+    line = dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak], automargin=False, visible=False)
+    return {axis_name("xaxis", k): time, axis_name("yaxis", 2 * k): dict(anchor=x, domain=upright, automargin=False),
+            axis_name("yaxis", 2 * k + 1): line}
 
 
 def _heading(name, x, y, above):
@@ -208,13 +214,13 @@ def heat_map(
     for k, (name, z) in enumerate(maps.items()):
         x, y = axis_name("x", k), axis_name("y", 2 * k)
         rows_of_map = _word_axis(words, np.isnan(z).all(1), bool(sentences))
-        axes[f"yaxis{y[1:]}"].update(rows_of_map, showticklabels=k % columns == 0)
+        axes[axis_name("yaxis", 2 * k)].update(rows_of_map, showticklabels=k % columns == 0)
         traces += _cells(name, z, sentences and sentences[name], clip_seconds, x, y)
         if saliency is not None:
             traces += _truth_line(np.asarray(saliency), clip_seconds, x, axis_name("y", 2 * k + 1), k == 0)
         found = predicted.get(name, ()) if isinstance(predicted, dict) else predicted
         shapes += _bars([] if windows is None else windows, found, x, y, edges=saliency is None)
-        if cursor is not None: shapes.append(_cursor(cursor, x, y, "#111"))
+        shapes += _cursor(cursor, x, y, "#111")
         if name: headings.append(_heading(name, x, y, above))
     low, high = limits or _colour_range(np.concatenate([np.ravel(z) for z in maps.values()]))
     longest = max(min(len(str(w)), 18) for w in (*words, *["sentence"] * bool(sentences)))
@@ -273,12 +279,11 @@ def _strip(frames, duration, wide=84., most=90):
 def _rows(rows, duration, title, look, shapes, above=34, **layout):
     "Rows below each other; `shapes` are those of one row, by its axes."
     heights, traces, images, notes, drawn, axes = [r.height for r in rows], [], [], [], [], {}
-    inner, last = sum(heights) + 14 * (len(rows) - 1), axis_name("x", len(rows) - 1)
+    inner = sum(heights) + 14 * (len(rows) - 1)
     for k, row in enumerate(rows):
         x, y, top = axis_name("x", k), axis_name("y", k), 1 - (sum(heights[:k]) + 14 * k) / inner
-        shared = dict(title="seconds") if x == last else dict(matches=last, showticklabels=False)
-        axes[f"xaxis{x[1:]}"] = dict(anchor=y, domain=[0, 1], range=[0, duration], showgrid=False, **shared)
-        axes[f"yaxis{y[1:]}"] = dict(row.axis, anchor=x, domain=[max(0, top - row.height / inner), top])
+        axes[axis_name("xaxis", k)] = _time_axis(k, len(rows) - 1, duration, anchor=y, domain=[0, 1])
+        axes[axis_name("yaxis", k)] = dict(row.axis, anchor=x, domain=[max(0, top - row.height / inner), top])
         traces += [dict(t, xaxis=x, yaxis=y) for t in row.traces]
         notes += [dict(note, xref=f"{x} domain", yref=y) for note in row.notes]
         images, drawn = images + row.images, drawn + shapes(x, y)
@@ -361,14 +366,13 @@ def timeline(
 ):                   # a plotly figure
     "A video from left to right: frames, the true moments and each system's, the true saliency and each system's."
     windows, curves = np.reshape(windows, (-1, 2)).astype(float), curves or {}
-    looks = dict(zip([*predicted, *(name for name in curves if name not in predicted)], itertools.cycle(_SYSTEMS)))
-    shown = {name: [tuple(map(float, p)) for p in found][:top] for name, found in predicted.items()}
+    looks = dict(zip({**predicted, **curves}, itertools.cycle(_SYSTEMS)))
+    shown = {name: np.array(found[:top], float) for name, found in predicted.items()}
     rows = [] if frames is None or not len(frames) else [_strip(frames, duration)]
     rows.append(_lanes(windows, shown, looks))
     if saliency is not None or curves: rows.append(_curves(saliency, curves, looks, clip_seconds))
     def shapes(x, y):
-        band = dict(type="rect", y0=0, y1=1, xref=x, yref=f"{y} domain", fillcolor=TRUTH, opacity=.10, line_width=0,
-                    layer="below")
-        return [dict(band, x0=start, x1=end) for start, end in windows] + [_cursor(at, x, y, _LOOKS[look]["ink"])
-                                                                           for at in [cursor] if at is not None]
+        band = dict(fillcolor=TRUTH, opacity=.10, line_width=0, layer="below")
+        bands = [_shape("rect", start, end, x, y, **band) for start, end in windows]
+        return bands + _cursor(cursor, x, y, _LOOKS[look]["ink"])
     return _rows(rows, duration, title, look, shapes, margin=dict(r=100))

@@ -63,11 +63,10 @@ def view_figure(
     of_words, kept = first.rows == traced.words, [True] * len(words) if keep is None else keep
     every = lambda draw: {name: {s: draw(m) for s, m in of.items()} for name, of in maps.items()}
     values = every(lambda m: with_gaps(scaled(m.values, how), kept) if of_words else scaled(m.values, how))
-    lines = None if first.sentence is None else every(lambda m: scaled(m.sentence[None], how)[0])
+    lines = None if first.sentence is None else every(lambda m: scaled(m.sentence, how))
+    predicted, unit = {n: p.windows[:top] for n, p in passes.items()}, "contrast" if how == SCALES[1] else first.unit
     return figure1(values, words if of_words else first.rows, traced.clip_seconds, item["saliency"], item["windows"],
-                   lines,
-                   {name: p.windows[:top] for name, p in passes.items()}, unit="contrast" if how == SCALES[1]
-                   else first.unit, **options)
+                   lines, predicted, unit=unit, **options)
 
 # %% ../../nbs/explore/71_widgets.ipynb #f86f836e
 class Player(anywidget.AnyWidget):
@@ -410,9 +409,9 @@ class _MapControls(_Explorer):
 # %% ../../nbs/explore/71_widgets.ipynb #3650e1ed
 class _MapChoices(_MapControls):
     "What the choices mean, and which there are."
-    layers: dict = {}           # of the model: layer -> direction -> attention
-    asked: dict | None = None   # a query that was typed
-    opened = ""                 # code
+    layers: dict = {}   # of the model: layer -> direction -> attention
+    item: dict = {}     # the panel's, perhaps with a query that was typed
+    opened = ""         # code
 
     def _show(self):
         "The stage or attention that is chosen."
@@ -434,9 +433,9 @@ class _MapChoices(_MapControls):
             _options(self.direction, list(self.layers.get(self.layer.value, [""])))
             heads = len(traced.attention.get(self._show(), ()))   # a stage has none
             _options(self.head, [("mean", -1), *((f"{h + 1}", h) for h in range(heads))])
-        of_attention = [(control, attention) for control in (self.layer, self.direction, self.head)]
-        for control, wanted in [(self.stage, not attention), (self.limits, not self.auto.value), *of_attention]:
-            control.layout.display = "" if wanted else "none"
+        wanted = {self.stage: not attention, self.limits: not self.auto.value}
+        wanted |= dict.fromkeys([self.layer, self.direction, self.head], attention)
+        for control, here in wanted.items(): control.layout.display = "" if here else "none"
 
     def _code(self, names):
         "Code that draws the view again."
@@ -461,8 +460,6 @@ class _Maps(_MapChoices):
     models: dict
     passes: dict
 
-    def _item(self): return self.asked or self.panel.item
-
     def _pass(self, name, item, keep, most=2**30):
         "A model's pass over an item, run once while `most` bytes hold the later ones too."
         key, data = (name, item["qid"], item["query"], tuple(keep)), self.dataset.data
@@ -478,7 +475,7 @@ class _Maps(_MapChoices):
     def draw(self, *_):
         "Run what has to be run, and draw."
         if self.quiet or not self.active or self.panel.index < 0: return
-        names, item = self._chosen() or list(self.models)[:1], self._item()
+        names, item = self._chosen() or list(self.models)[:1], self.item
         try:
             passes = {name: self._pass(name, item, self.chips.keep) for name in names}
             self._offer(passes[names[0]])
@@ -525,28 +522,29 @@ class HeatmapExplorer(_Maps):
 
     def take(self, *_):
         "Take the panel's query: its words, and the other queries about its video."
-        same = [(r["query"], i) for i, r in enumerate(self.dataset.annotations) if r["vid"] == self.panel.item["vid"]
-                and i != self.panel.index]
+        self.item, here = self.panel.item, self.panel.index
+        same = [(row["query"], i) for i, row in enumerate(self.dataset.annotations)
+                if row["vid"] == self.item["vid"] and i != here]
         with self.chips.hold_sync(), self.other.hold_sync():   # the page gets the figure first
             with self._hushed():
-                self.asked, self.ask.value = None, ""
+                self.ask.value = ""
                 _options(self.other, [("no second query", -1), *same])
                 self._set_words()
             self.draw()
 
     def _set_words(self):
-        words = word_labels(self._item())
+        words = word_labels(self.item)
         with self.chips.hold_sync(): self.chips.words, self.chips.keep = words, [True] * len(words)
 
     def _asked(self, *_):
         "A new query: the same video, other words, and no truth."
         if self.quiet: return
-        self.asked, query = None, self.ask.value.strip()
+        self.item, query = self.panel.item, self.ask.value.strip()
         if query:
             try: text, words = encode_query(self.encoder, self.dataset.data, self.ask.value)
             except InputError as e: return self._say(e)
-            self.asked = dict(self.panel.item, qid="new", query=query, text=text, words=words, saliency=None,
-                              windows=np.zeros((0, 2)))
+            self.item = dict(self.item, qid="new", query=query, text=text, words=words, saliency=None,
+                             windows=np.zeros((0, 2)))
         with self._hushed(): self._set_words()
         self.draw()
 
