@@ -37,7 +37,8 @@ def template(
     axis = dict(gridcolor=c["grid"], linecolor=c["grid"], zeroline=False, automargin=True, ticks="outside", ticklen=4,
                 ticklabeloverflow="allow", tickcolor="rgba(0,0,0,0)", title_standoff=6, tickfont=small, title_font=name)
     return layout.Template(layout=dict(
-        font=dict(family=FONT, size=12, color=c["ink"]), title=dict(font_size=15, x=0, xref="paper", xanchor="left"),
+        font_family=FONT, font_size=12, font_color=c["ink"],
+        title=dict(font_size=15, x=0, xref="paper", xanchor="left"),
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor=c["plot"], xaxis=axis, yaxis=axis,
         annotationdefaults_font_color=c["ink"],
         hoverlabel_font_family=FONT, margin=dict(l=8, r=8, t=48, b=40),
@@ -107,8 +108,8 @@ def _bars(windows, predicted, x, y, edges=False):
                                                  y1=low + 4, line_width=0, **look)
     shapes = [bar(start, end, 1, fillcolor=TRUTH) for start, end in windows]
     shapes += [bar(start, end, 7, fillcolor=PREDICTED, opacity=_solid(score, .15)) for start, end, score in predicted]
-    dots = dict(color="#222", width=1, dash="dot")
-    return shapes + [_shape("line", at, at, x, y, line=dots) for window in windows if edges for at in window]
+    dots = dict(line_color="#222", line_width=1, line_dash="dot")
+    return shapes + [_shape("line", at, at, x, y, **dots) for window in windows if edges for at in window]
 
 # %% ../nbs/core/03_pictures.ipynb #b8da1031
 # opacity: the surer, the more solid
@@ -117,14 +118,13 @@ def _solid(score, least): return least + (1 - least) * min(max(float(score), 0),
 
 def _cursor(at, x, y, colour):
     "A line that a widget can find by its name and move; none where nobody looks."
-    return [] if at is None else [_shape("line", at, at, x, y, name="cursor", line=dict(color=colour, width=2))]
+    return [] if at is None else [_shape("line", at, at, x, y, name="cursor", line_color=colour, line_width=2)]
 
 # %% ../nbs/core/03_pictures.ipynb #628ba493
 def _cells(name, z, sentence, clip_seconds, x, y):
     "One map, with the row of the sentence under it."
     same = dict(type="heatmap", x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(name),
-                hoverongaps=False,
-                xaxis=x, yaxis=y, hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
+                hoverongaps=False, xaxis=x, yaxis=y, hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
     values, empty = z.astype("float32"), np.isnan(z)
     if empty.any(): values = np.where(empty, None, values)   # JSON knows no nan
     below = [] if sentence is None else [dict(same, z=np.asarray(sentence, "float32")[None], y0=len(z) + .3)]
@@ -222,12 +222,12 @@ def heat_map(
         shapes += _bars([] if windows is None else windows, found, x, y, edges=saliency is None)
         shapes += _cursor(cursor, x, y, "#111")
         if name: headings.append(_heading(name, x, y, above))
-    low, high = limits or _colour_range(np.concatenate([np.ravel(z) for z in maps.values()]))
-    longest = max(min(len(str(w)), 18) for w in (*words, *["sentence"] * bool(sentences)))
+    low, high = limits or _colour_range(np.stack([*maps.values()]))
+    longest = max(len(str(w)[:18]) for w in (*words, *["sentence"] * bool(sentences)))
     bar = dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
-    legend = dict(y=1 + (14 if columns == 1 else above + 20) / inner)
     return plot(traces, look, **axes, title_text=label(title, 110), height=inner + top + 44, shapes=shapes,
-                annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=44), legend=legend,
+                annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=44),
+                legend_y=1 + (14 if columns == 1 else above + 20) / inner,
                 coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar))
 
 # %% ../nbs/core/03_pictures.ipynb #5619e570
@@ -266,17 +266,17 @@ class _Row(NamedTuple):
 
 def _strip(frames, duration, wide=84., most=90):
     "Frames side by side."
-    step, tall = duration / len(frames), wide * np.shape(frames[0])[0] / np.shape(frames[0])[1]
-    same = dict(xref="x", yref="y domain", y=.5, sizex=.97 * step, sizey=1, xanchor="center", yanchor="middle",
-                sizing="contain", layer="above")
+    high, across, _ = np.shape(frames[0])
+    same = dict(xref="x", yref="y domain", y=.5, sizex=.97 * duration / len(frames), sizey=1, xanchor="center",
+                yanchor="middle", sizing="contain", layer="above")
     times = thumbnail_times(duration, len(frames))
-    images = [dict(source=image_uri(frame), x=at, **same) for frame, at in zip(frames, times)]
+    images = [dict(same, source=image_uri(frame), x=at) for frame, at in zip(frames, times)]
     # a row needs a trace
     nothing = dict(type="scatter", x=[0], y=[0], mode="markers", opacity=0, showlegend=False, hoverinfo="skip")
-    return _Row(min(most, max(40, tall)), [nothing], dict(visible=False), images=images)
+    return _Row(min(most, max(40, wide * high / across)), [nothing], dict(visible=False), images=images)
 
 # %% ../nbs/core/03_pictures.ipynb #68385319
-def _rows(rows, duration, title, look, shapes, above=34, **layout):
+def _rows(rows, duration, title, look, shapes, above=34, right=8):
     "Rows below each other; `shapes` are those of one row, by its axes."
     heights, traces, images, notes, drawn, axes = [r.height for r in rows], [], [], [], [], {}
     inner = sum(heights) + 14 * (len(rows) - 1)
@@ -289,9 +289,8 @@ def _rows(rows, duration, title, look, shapes, above=34, **layout):
         images, drawn = images + row.images, drawn + shapes(x, y)
     above += 38 * bool(title)
     return plot(traces, look, **axes, title_text=label(title, 110), height=inner + above + 44, shapes=drawn,
-                annotations=notes, images=images,
-                legend=dict(y=1 + 6 / inner), barmode="overlay",
-                **dict(layout, margin=dict(layout.get("margin", {}), t=above, b=44)))
+                annotations=notes, images=images, legend_y=1 + 6 / inner, barmode="overlay",
+                margin=dict(r=right, t=above, b=44))
 
 # %% ../nbs/core/03_pictures.ipynb #06585cb0
 def film_strip(
@@ -309,26 +308,21 @@ def film_strip(
 # %% ../nbs/core/03_pictures.ipynb #c132774a
 _SYSTEMS = ((PREDICTED, "solid"), (CURVE, "dash"), ("#8E5BB5", "dot"), ("#A67C00", "dashdot"), ("#5F6B76", "longdash"))
 
-
-def _lane(name, start, end, score, k, windows, colour):
-    "One predicted window: a bar as solid as it is sure, and its confidence and overlap to write beside it."
-    iou = f" · IoU {temporal_iou(windows, np.array([start, end])).max():.2f}" if len(windows) else ""
-    text = f"{score:.2f}{iou}"
-    bar = dict(base=[start], x=[max(end - start, .2)], y=[k], marker=dict(color=colour, opacity=_solid(score, .2)),
-               hovertemplate=f"{label(name)}: {start:.1f}-{end:.1f} s, confidence {text}<extra></extra>")
-    return bar, dict(x=1, y=k, text=text, showarrow=False, xanchor="left", xshift=6, font_size=11)
-
 # %% ../nbs/core/03_pictures.ipynb #1484a7b7
 def _lanes(windows, predicted, looks):
-    "True windows in a lane, predicted ones in a lane each, most confident first."
+    "True windows in a lane, predicted ones in a lane each: as solid as they are sure, confidence and overlap beside."
     bars, names, notes = [], ["true"], []
     if len(windows):
-        bars.append(dict(base=windows[:, 0], x=windows[:, 1] - windows[:, 0], y=[0] * len(windows), marker_color=TRUTH,
+        bars.append(dict(base=windows[:, 0], x=np.ptp(windows, 1), y=[0] * len(windows), marker_color=TRUTH,
                          hovertemplate="true: %{base:.1f} s, %{x:.1f} s long<extra></extra>"))
     for name, found in predicted.items():
         for k, (start, end, score) in enumerate(found, 1):
-            bar, note = _lane(name, start, end, score, len(names), windows, looks[name][0])
-            bars.append(bar); notes.append(note)
+            iou = f" · IoU {temporal_iou(windows, np.array([start, end])).max():.2f}" if len(windows) else ""
+            said, y = f"{score:.2f}{iou}", len(names)
+            bars.append(dict(base=[start], x=[max(end - start, .2)], y=[y], marker_color=looks[name][0],
+                             marker_opacity=_solid(score, .2),
+                             hovertemplate=f"{label(name)}: {start:.1f}-{end:.1f} s, confidence {said}<extra></extra>"))
+            notes.append(dict(x=1, y=y, text=said, showarrow=False, xanchor="left", xshift=6, font_size=11))
             names.append(f"{label(name, 18)} {k}" if len(found) > 1 else label(name, 18))
     same = dict(type="bar", width=.72, orientation="h", showlegend=False, cliponaxis=False)
     axis = dict(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - .4, -.6], showgrid=False)
@@ -337,17 +331,15 @@ def _lanes(windows, predicted, looks):
 # %% ../nbs/core/03_pictures.ipynb #fdda398e
 def _curves(saliency, curves, looks, clip_seconds):
     "True saliency filled, predicted saliency as lines."
-    same, traces = dict(type="scatter", dx=clip_seconds, mode="lines", hoverinfo="skip"), []
+    same, traces = dict(type="scatter", dx=clip_seconds, mode="lines", hoverinfo="skip", line_width=2), []
     if saliency is not None:
         share = np.asarray(saliency, "float32") / max(1e-9, np.max(saliency))
         traces.append(dict(same, x0=0, y=np.append(share, share[-1]), name="true saliency", fill="tozeroy",
-                           fillcolor="rgba(0,158,115,.22)",
-                           line=dict(color=TRUTH, width=2, shape="hv")))
+                           fillcolor="rgba(0,158,115,.22)", line_color=TRUTH, line_shape="hv"))
     for name, values in curves.items():
         colour, dash = looks[name]
         traces.append(dict(same, x0=clip_seconds / 2, y=np.asarray(values, "float32"),
-                           name=f"{label(name, 24)} saliency",
-                           line=dict(color=colour, width=2, dash=dash)))
+                           name=f"{label(name, 24)} saliency", line_color=colour, line_dash=dash))
     return _Row(110, traces, dict(range=[-.03, 1.08], tickvals=[0, .5, 1], title="saliency"))
 
 # %% ../nbs/core/03_pictures.ipynb #d47b42cd
@@ -375,4 +367,4 @@ def timeline(
         band = dict(fillcolor=TRUTH, opacity=.10, line_width=0, layer="below")
         bands = [_shape("rect", start, end, x, y, **band) for start, end in windows]
         return bands + _cursor(cursor, x, y, _LOOKS[look]["ink"])
-    return _rows(rows, duration, title, look, shapes, margin=dict(r=100))
+    return _rows(rows, duration, title, look, shapes, right=100)

@@ -83,17 +83,17 @@ def _series(rows, name):
     return np.array([p for p in pairs if math.isfinite(p[1])]).reshape(-1, 2).T
 
 
-def _small_plot(name, epochs, values, x, y):
+def _small_plot(name, x, y, epochs, values):
     "One curve with its name and the value that counts: a loss's last, a metric's best."
     loss, said, traces = name.startswith("loss"), "no value", []
     if len(values):
         mark = len(values) - 1 if loss else int(np.argmax(values))
         said = f"{values[mark]:.3g}" + ("" if loss else f" at {epochs[mark]:g}")
         same = dict(type="scatter", xaxis=x, yaxis=y)
-        traces = [dict(same, x=epochs, y=values.astype("float32"), mode="lines", line=dict(color=CURVE, width=2),
+        traces = [dict(same, x=epochs, y=values.astype("float32"), mode="lines", line_color=CURVE, line_width=2,
                        name=label(name), hovertemplate="epoch %{x}: %{y:.4g}<extra></extra>"),
                   dict(same, x=epochs[mark:mark + 1], y=values[mark:mark + 1], mode="markers",
-                       marker=dict(color=CURVE, size=7), hoverinfo="skip")]
+                       marker_color=CURVE, marker_size=7, hoverinfo="skip")]
     short = label(name.removeprefix("loss_").replace("_", " "), 24)
     at = dict(xref=f"{x} domain", yref=f"{y} domain", y=1, yanchor="bottom", yshift=4, showarrow=False)
     return traces, [dict(at, text=f"<b>{short}</b>", x=0, xanchor="left", font_size=12),
@@ -116,7 +116,7 @@ def curves_figure(
         x, y, (across, upright) = axis_name("x", k), axis_name("y", k), panel_domain(k, high, columns, .055, 52 / inner)
         axes[axis_name("xaxis", k)] = dict(anchor=y, domain=across, showgrid=False, nticks=5)
         axes[axis_name("yaxis", k)] = dict(anchor=x, domain=upright, nticks=4)
-        curve, said = _small_plot(name, *_series(rows, name), x, y)
+        curve, said = _small_plot(name, x, y, *_series(rows, name))
         traces, notes = traces + curve, notes + said
     return plot(traces, look, **axes, annotations=notes, height=inner + 62, margin=dict(t=30, b=32), showlegend=False)
 
@@ -132,8 +132,8 @@ def ranking_figure(
     curve = dict(x=share.astype("float32"), y=ious.astype("float32"), mode="lines", line_color=CURVE, line_width=2,
                  fill="tozeroy", fillcolor="rgba(74,127,201,.15)",
                  hovertemplate="%{x:.0f} % of the queries reach IoU %{y:.2f}<extra></extra>")
-    point = dict(mode="markers", cliponaxis=False, hoverinfo="skip",
-                 marker=dict(color=PREDICTED, size=9, line=dict(color="white", width=1.5)))
+    point = dict(mode="markers", cliponaxis=False, hoverinfo="skip", marker_color=PREDICTED, marker_size=9,
+                 marker_line_color="white", marker_line_width=1.5)
     points = [dict(point, x=[share[place]], y=[ious[place]]) for place, _ in marks]
     notes = [dict(x=share[place], y=ious[place], text=label(name, 24), showarrow=False, yshift=13, font_size=11,
                   xanchor="left" if share[place] < 50 else "right") for place, name in marks]
@@ -149,13 +149,13 @@ def ablation_figure(
 ):                   # a plotly figure
     "Every seed of every row of an ablation, for one metric."
     rows = {name: np.asarray(r["values"].get(metric, ()), float) for name, r in table["rows"].items()}
-    point = dict(mode="markers", marker=dict(color=PREDICTED, size=9, opacity=.75))
+    point = dict(mode="markers", marker_color=PREDICTED, marker_size=9, marker_opacity=.75)
     points, means = [], []
     for k, (name, values) in enumerate(rows.items()):
         points.append(dict(point, x=values, y=[k] * len(values), hovertemplate=label(name) + ": %{x:.2f}<extra></extra>"))
         if len(values):
             means.append(dict(type="line", x0=values.mean(), x1=values.mean(), y0=k - .32, y1=k + .32,
-                              line=dict(color=CURVE, width=3)))
+                              line_color=CURVE, line_width=3))
     names = dict(tickvals=list(range(len(rows))), ticktext=[label(n, 34) for n in rows], range=[len(rows) - .4, -.6])
     return plot(points, look, shapes=means, xaxis_title=label(metric), yaxis=names, height=70 + 26 * len(rows),
                 margin=dict(t=12), showlegend=False)

@@ -271,8 +271,7 @@ class QueryPanel(widgets.VBox):
         self.path, self.item = None, {}
         self.picker, self.player = QueryPicker(dataset.annotations, results), Player()
         self.clip = widgets.IntSlider(description="Clip", max=0, layout=_AUTO)
-        self.frame, self.caption = widgets.Image(format="jpeg",
-                                                 layout=dict(width="100%", display="none")), widgets.HTML()
+        self.frame, self.caption = widgets.Image(format="jpeg", layout=dict(width="100%")), widgets.HTML()
         parts = [self.picker, self.player, self.clip, self.frame, self.caption]
         for part in parts: part.layout.flex = "0 0 auto"   # a low window scrolls, and squeezes nothing
         super().__init__(parts, layout=dict(width="340px", flex="0 0 auto"))
@@ -326,8 +325,7 @@ class _Explorer(widgets.VBox):
     def __init__(self, names, dataset, predictions, videos, panel, active):
         self.dataset, self.active, self.results = dataset, active, results_of(predictions, dataset.annotations)
         self.panel, self.title = panel or QueryPanel(dataset, self.results, videos), widgets.HTML()
-        switch = lambda name: widgets.ToggleButton(True, description=name, layout=_AUTO)
-        self.shown = {name: switch(name) for name in names or self.results}
+        self.shown = {name: widgets.ToggleButton(True, description=name, layout=_AUTO) for name in names or self.results}
         self.switches = [*self.shown.values()] if len(self.shown) > 1 else []
         self.controls, parts = self._parts()
         body = widgets.VBox([self.title, *parts], layout=dict(flex="1 1 560px", min_width="0"))
@@ -358,12 +356,11 @@ class _MapControls(_Explorer):
         named = lambda kind, text, width="auto", **more: kind(
             description=text, layout=dict(width=width), style=dict(description_width="initial"), **more)
         pick = lambda text, *options, **more: named(widgets.Dropdown, text, options=options, **more)
-        self.kind, self.stage = pick("Show", "cosine", "attention"), pick("Stage", *STAGES, ALL_STAGES, value="fusion")
+        self.kind, self.stage = pick("Show", "cosine", "attention"), pick("Stage", "fusion")
         self.layer, self.direction, self.head = pick("Layer", ""), pick("Direction", ""), pick("Head", ("mean", -1))
         self.scale = pick("Values", *SCALES)
         self.auto = widgets.Checkbox(True, description="colour range from the data", indent=False, layout=_AUTO)
-        self.limits = widgets.FloatRangeSlider(value=(-1., 1.), min=-1, max=1, step=.01, description="Colours",
-                                               layout=dict(width="320px", display="none"))
+        self.limits = widgets.FloatRangeSlider(description="Colours", layout=dict(width="320px"))
         self.other = pick("Second query", ("no second query", -1), width="min(100%, 460px)")
         self.ask = named(widgets.Text, "Ask", "min(100%, 460px)", placeholder="type a new query and press Enter",
                          continuous_update=False)
