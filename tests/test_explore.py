@@ -1,12 +1,12 @@
 """Heat maps, figures and the report, as a user of the installed package meets them."""
 import json
 import re
-import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from conftest import CHROMIUM, CHROMIUM_FLAGS, needs_chromium
 
 go = pytest.importorskip("plotly.graph_objects")
 torch = pytest.importorskip("torch")
@@ -223,7 +223,7 @@ def test_failed_report_keeps_the_old_one(run, model, tmp_path):
     assert not list(tmp_path.glob(".*tmp"))
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the report with")
+@needs_chromium
 def test_report_draws_in_a_browser(run, model, tmp_path):
     folder, data = run
     video = pytest.importorskip("videolights.features.video")
@@ -231,10 +231,8 @@ def test_report_draws_in_a_browser(run, model, tmp_path):
     frames = (np.full((32, 48, 3), 4 * i, np.uint8) for i in range(60))
     video.write_video(tmp_path / "videos" / "v0.mp4", frames, 1)
     path = write_report(tmp_path / "report.html", folder, data, model)
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-sync --disable-background-networking"
-    dom = subprocess.run(["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000",
-                          "--dump-dom", str(path)],
-                         capture_output=True, text=True, timeout=120).stdout
+    options = ["--headless", *CHROMIUM_FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=8000", "--dump-dom"]
+    dom = subprocess.run([CHROMIUM, *options, str(path)], capture_output=True, text=True, timeout=120).stdout
     drawn = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
     assert "<title>VideoLights on made &lt;b&gt;up&lt;/b&gt;</title>" in drawn
     assert drawn.count("js-plotly-plot") == 2 + 1 + 2 * 5
@@ -242,7 +240,7 @@ def test_report_draws_in_a_browser(run, model, tmp_path):
     assert drawn.count("data:image/jpeg") == 10
 
 
-@pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the page with")
+@needs_chromium
 def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api")
     from videolights.explore.page import Opened, write_explorer
@@ -254,7 +252,7 @@ def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
     assert own.count("</script>") == own.count("<script")
     assert not re.search(r'(src|href)="(?!#)', own)
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         seen = browser.new_page()
         seen.goto(page.as_uri())
         seen.wait_for_selector(".js-plotly-plot .heatmaplayer image")

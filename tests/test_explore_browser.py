@@ -1,7 +1,6 @@
 "The explorers in a real browser: the page that `videolights explore` serves, and a notebook in JupyterLab."
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import time
 import urllib.request
 
 import pytest
+from conftest import CHROMIUM, CHROMIUM_FLAGS, needs_chromium
 
 pytest.importorskip("torch")
 pytest.importorskip("voila")
@@ -20,11 +20,9 @@ from videolights.data.toyworld import make_toyworld
 from videolights.model.videolights import VideoLights
 from videolights.training.checkpoints import save_checkpoint
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
 WAIT = 120_000   # ms; a machine under load takes its time
 MAP = ".js-plotly-plot .heatmaplayer image"
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium to open the explorers in")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as p:
-        chromium = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        chromium = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         yield chromium
         chromium.close()
 

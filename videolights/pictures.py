@@ -37,7 +37,8 @@ def template(
     axis = dict(gridcolor=c["grid"], linecolor=c["grid"], zeroline=False, automargin=True, ticks="outside", ticklen=4,
                 ticklabeloverflow="allow", tickcolor="rgba(0,0,0,0)", title_standoff=6, tickfont=small, title_font=name)
     return layout.Template(layout=dict(
-        font=dict(family=FONT, size=12, color=c["ink"]), title=dict(font_size=15, x=0, xref="paper", xanchor="left"),
+        font_family=FONT, font_size=12, font_color=c["ink"],
+        title=dict(font_size=15, x=0, xref="paper", xanchor="left"),
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor=c["plot"], xaxis=axis, yaxis=axis,
         annotationdefaults_font_color=c["ink"],
         hoverlabel_font_family=FONT, margin=dict(l=8, r=8, t=48, b=40),
@@ -90,23 +91,25 @@ def still(
 def _truth_line(saliency, clip_seconds, x, y, first):
     "True saliency as a green step line with a white edge."
     steps = np.append(saliency, saliency[-1:]).astype("float32")
-    line = dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", legendgroup="saliency",
-                xaxis=x, yaxis=y)
-    return [dict(line, name="", showlegend=False, line=dict(shape="hv", color="white", width=4.5)),
-            dict(line, name="true saliency", showlegend=first, line=dict(shape="hv", color=TRUTH, width=2.2))]
+    same = dict(type="scatter", x0=0, dx=clip_seconds, y=steps, mode="lines", hoverinfo="skip", legendgroup="saliency",
+                line_shape="hv", xaxis=x, yaxis=y)
+    return [dict(same, name="", showlegend=False, line_color="white", line_width=4.5),
+            dict(same, name="true saliency", showlegend=first, line_color=TRUTH, line_width=2.2)]
+
+
+def _shape(kind, start, end, x, y, **look):
+    "A line or rectangle from one time to another, over the height of a panel."
+    return dict(type=kind, x0=start, x1=end, y0=0, y1=1, xref=x, yref=f"{y} domain") | look
 
 
 def _bars(windows, predicted, x, y, edges=False):
     "Green bars above a panel, orange ones above those, and dotted edges through it where no line shows them."
-    same = dict(xref=x, yref=f"{y} domain")
-    bar = lambda start, end, low, **look: dict(type="rect", x0=start, x1=end, ysizemode="pixel", yanchor=1, y0=low,
-                                               y1=low + 4,
-                                               line_width=0, **look, **same)
+    bar = lambda start, end, low, **look: _shape("rect", start, end, x, y, ysizemode="pixel", yanchor=1, y0=low,
+                                                 y1=low + 4, line_width=0, **look)
     shapes = [bar(start, end, 1, fillcolor=TRUTH) for start, end in windows]
     shapes += [bar(start, end, 7, fillcolor=PREDICTED, opacity=_solid(score, .15)) for start, end, score in predicted]
-    dots = dict(color="#222", width=1, dash="dot")
-    return shapes + [dict(type="line", x0=at, x1=at, y0=0, y1=1, line=dots, **same) for window in windows if edges
-                     for at in window]
+    dots = dict(line_color="#222", line_width=1, line_dash="dot")
+    return shapes + [_shape("line", at, at, x, y, **dots) for window in windows if edges for at in window]
 
 # %% ../nbs/core/03_pictures.ipynb #b8da1031
 # opacity: the surer, the more solid
@@ -114,16 +117,14 @@ def _solid(score, least): return least + (1 - least) * min(max(float(score), 0),
 
 
 def _cursor(at, x, y, colour):
-    "A line that a widget can find by its name and move."
-    return dict(type="line", name="cursor", x0=at, x1=at, y0=0, y1=1, xref=x, yref=f"{y} domain",
-                line=dict(color=colour, width=2))
+    "A line that a widget can find by its name and move; none where nobody looks."
+    return [] if at is None else [_shape("line", at, at, x, y, name="cursor", line_color=colour, line_width=2)]
 
 # %% ../nbs/core/03_pictures.ipynb #628ba493
 def _cells(name, z, sentence, clip_seconds, x, y):
     "One map, with the row of the sentence under it."
     same = dict(type="heatmap", x0=clip_seconds / 2, dx=clip_seconds, dy=1, coloraxis="coloraxis", name=label(name),
-                hoverongaps=False,
-                xaxis=x, yaxis=y, hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
+                hoverongaps=False, xaxis=x, yaxis=y, hovertemplate="<b>%{y}</b><br>%{x:.4~g} s<br>%{z:.3f}")
     values, empty = z.astype("float32"), np.isnan(z)
     if empty.any(): values = np.where(empty, None, values)   # JSON knows no nan
     below = [] if sentence is None else [dict(same, z=np.asarray(sentence, "float32")[None], y0=len(z) + .3)]
@@ -159,19 +160,24 @@ def panel_domain(
     return [left, left + wide], [low, min(1, low + high)]
 
 
-def axis_name(letter, k): return f"{letter}{k + 1}" if k else letter   # plotly's name of axis k: x, x2, x3 ...
+# plotly's name of axis k: x, x2, x3 ... where it is used, xaxis, xaxis2 ... in the layout
+def axis_name(kind, k): return f"{kind}{k + 1}" if k else kind
+
+
+def _time_axis(k, last, end, **more):
+    "Seconds to the right; of the axes that share them only the last is labelled."
+    shared = dict(title="seconds") if k == last else dict(matches=axis_name("x", last), showticklabels=False)
+    return dict(range=[0, end], showgrid=False, **shared, **more)
 
 # %% ../nbs/core/03_pictures.ipynb #7317d7b9
 def _panel(k, rows, columns, gap, end, peak):
     "The axes of panel k; a column shares its time. Fixed margins save plotly a second drawing."
     across, upright = panel_domain(k, rows, columns, .03, gap, .94)
-    x, y, over = axis_name("x", k), axis_name("y", 2 * k), axis_name("y", 2 * k + 1)
-    last = (rows - 1) * columns + k % columns
-    shared = dict(title="seconds") if k == last else dict(matches=axis_name("x", last), showticklabels=False)
-    return {f"xaxis{x[1:]}": dict(anchor=y, domain=across, range=[0, end], showgrid=False, automargin=False, **shared),
-            f"yaxis{y[1:]}": dict(anchor=x, domain=upright, automargin=False),
-            f"yaxis{over[1:]}": dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak],
-                                     automargin=False, visible=False)}
+    x, y = axis_name("x", k), axis_name("y", 2 * k)
+    time = _time_axis(k, (rows - 1) * columns + k % columns, end, anchor=y, domain=across, automargin=False)
+    line = dict(anchor=x, overlaying=y, side="right", range=[-.03 * peak, 1.08 * peak], automargin=False, visible=False)
+    return {axis_name("xaxis", k): time, axis_name("yaxis", 2 * k): dict(anchor=x, domain=upright, automargin=False),
+            axis_name("yaxis", 2 * k + 1): line}
 
 
 def _heading(name, x, y, above):
@@ -208,20 +214,20 @@ def heat_map(
     for k, (name, z) in enumerate(maps.items()):
         x, y = axis_name("x", k), axis_name("y", 2 * k)
         rows_of_map = _word_axis(words, np.isnan(z).all(1), bool(sentences))
-        axes[f"yaxis{y[1:]}"].update(rows_of_map, showticklabels=k % columns == 0)
+        axes[axis_name("yaxis", 2 * k)].update(rows_of_map, showticklabels=k % columns == 0)
         traces += _cells(name, z, sentences and sentences[name], clip_seconds, x, y)
         if saliency is not None:
             traces += _truth_line(np.asarray(saliency), clip_seconds, x, axis_name("y", 2 * k + 1), k == 0)
         found = predicted.get(name, ()) if isinstance(predicted, dict) else predicted
         shapes += _bars([] if windows is None else windows, found, x, y, edges=saliency is None)
-        if cursor is not None: shapes.append(_cursor(cursor, x, y, "#111"))
+        shapes += _cursor(cursor, x, y, "#111")
         if name: headings.append(_heading(name, x, y, above))
-    low, high = limits or _colour_range(np.concatenate([np.ravel(z) for z in maps.values()]))
-    longest = max(min(len(str(w)), 18) for w in (*words, *["sentence"] * bool(sentences)))
+    low, high = limits or _colour_range(np.stack([*maps.values()]))
+    longest = max(len(str(w)[:18]) for w in (*words, *["sentence"] * bool(sentences)))
     bar = dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
-    legend = dict(y=1 + (14 if columns == 1 else above + 20) / inner)
     return plot(traces, look, **axes, title_text=label(title, 110), height=inner + top + 44, shapes=shapes,
-                annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=44), legend=legend,
+                annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=44),
+                legend_y=1 + (14 if columns == 1 else above + 20) / inner,
                 coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar))
 
 # %% ../nbs/core/03_pictures.ipynb #5619e570
@@ -260,33 +266,31 @@ class _Row(NamedTuple):
 
 def _strip(frames, duration, wide=84., most=90):
     "Frames side by side."
-    step, tall = duration / len(frames), wide * np.shape(frames[0])[0] / np.shape(frames[0])[1]
-    same = dict(xref="x", yref="y domain", y=.5, sizex=.97 * step, sizey=1, xanchor="center", yanchor="middle",
-                sizing="contain", layer="above")
+    high, across, _ = np.shape(frames[0])
+    same = dict(xref="x", yref="y domain", y=.5, sizex=.97 * duration / len(frames), sizey=1, xanchor="center",
+                yanchor="middle", sizing="contain", layer="above")
     times = thumbnail_times(duration, len(frames))
-    images = [dict(source=image_uri(frame), x=at, **same) for frame, at in zip(frames, times)]
+    images = [dict(same, source=image_uri(frame), x=at) for frame, at in zip(frames, times)]
     # a row needs a trace
     nothing = dict(type="scatter", x=[0], y=[0], mode="markers", opacity=0, showlegend=False, hoverinfo="skip")
-    return _Row(min(most, max(40, tall)), [nothing], dict(visible=False), images=images)
+    return _Row(min(most, max(40, wide * high / across)), [nothing], dict(visible=False), images=images)
 
 # %% ../nbs/core/03_pictures.ipynb #68385319
-def _rows(rows, duration, title, look, shapes, above=34, **layout):
+def _rows(rows, duration, title, look, shapes, above=34, right=8):
     "Rows below each other; `shapes` are those of one row, by its axes."
     heights, traces, images, notes, drawn, axes = [r.height for r in rows], [], [], [], [], {}
-    inner, last = sum(heights) + 14 * (len(rows) - 1), axis_name("x", len(rows) - 1)
+    inner = sum(heights) + 14 * (len(rows) - 1)
     for k, row in enumerate(rows):
         x, y, top = axis_name("x", k), axis_name("y", k), 1 - (sum(heights[:k]) + 14 * k) / inner
-        shared = dict(title="seconds") if x == last else dict(matches=last, showticklabels=False)
-        axes[f"xaxis{x[1:]}"] = dict(anchor=y, domain=[0, 1], range=[0, duration], showgrid=False, **shared)
-        axes[f"yaxis{y[1:]}"] = dict(row.axis, anchor=x, domain=[max(0, top - row.height / inner), top])
+        axes[axis_name("xaxis", k)] = _time_axis(k, len(rows) - 1, duration, anchor=y, domain=[0, 1])
+        axes[axis_name("yaxis", k)] = dict(row.axis, anchor=x, domain=[max(0, top - row.height / inner), top])
         traces += [dict(t, xaxis=x, yaxis=y) for t in row.traces]
         notes += [dict(note, xref=f"{x} domain", yref=y) for note in row.notes]
         images, drawn = images + row.images, drawn + shapes(x, y)
     above += 38 * bool(title)
     return plot(traces, look, **axes, title_text=label(title, 110), height=inner + above + 44, shapes=drawn,
-                annotations=notes, images=images,
-                legend=dict(y=1 + 6 / inner), barmode="overlay",
-                **dict(layout, margin=dict(layout.get("margin", {}), t=above, b=44)))
+                annotations=notes, images=images, legend_y=1 + 6 / inner, barmode="overlay",
+                margin=dict(r=right, t=above, b=44))
 
 # %% ../nbs/core/03_pictures.ipynb #06585cb0
 def film_strip(
@@ -304,26 +308,21 @@ def film_strip(
 # %% ../nbs/core/03_pictures.ipynb #c132774a
 _SYSTEMS = ((PREDICTED, "solid"), (CURVE, "dash"), ("#8E5BB5", "dot"), ("#A67C00", "dashdot"), ("#5F6B76", "longdash"))
 
-
-def _lane(name, start, end, score, k, windows, colour):
-    "One predicted window: a bar as solid as it is sure, and its confidence and overlap to write beside it."
-    iou = f" · IoU {temporal_iou(windows, np.array([start, end])).max():.2f}" if len(windows) else ""
-    text = f"{score:.2f}{iou}"
-    bar = dict(base=[start], x=[max(end - start, .2)], y=[k], marker=dict(color=colour, opacity=_solid(score, .2)),
-               hovertemplate=f"{label(name)}: {start:.1f}-{end:.1f} s, confidence {text}<extra></extra>")
-    return bar, dict(x=1, y=k, text=text, showarrow=False, xanchor="left", xshift=6, font_size=11)
-
 # %% ../nbs/core/03_pictures.ipynb #1484a7b7
 def _lanes(windows, predicted, looks):
-    "True windows in a lane, predicted ones in a lane each, most confident first."
+    "True windows in a lane, predicted ones in a lane each: as solid as they are sure, confidence and overlap beside."
     bars, names, notes = [], ["true"], []
     if len(windows):
-        bars.append(dict(base=windows[:, 0], x=windows[:, 1] - windows[:, 0], y=[0] * len(windows), marker_color=TRUTH,
+        bars.append(dict(base=windows[:, 0], x=np.ptp(windows, 1), y=[0] * len(windows), marker_color=TRUTH,
                          hovertemplate="true: %{base:.1f} s, %{x:.1f} s long<extra></extra>"))
     for name, found in predicted.items():
         for k, (start, end, score) in enumerate(found, 1):
-            bar, note = _lane(name, start, end, score, len(names), windows, looks[name][0])
-            bars.append(bar); notes.append(note)
+            iou = f" · IoU {temporal_iou(windows, np.array([start, end])).max():.2f}" if len(windows) else ""
+            said, y = f"{score:.2f}{iou}", len(names)
+            bars.append(dict(base=[start], x=[max(end - start, .2)], y=[y], marker_color=looks[name][0],
+                             marker_opacity=_solid(score, .2),
+                             hovertemplate=f"{label(name)}: {start:.1f}-{end:.1f} s, confidence {said}<extra></extra>"))
+            notes.append(dict(x=1, y=y, text=said, showarrow=False, xanchor="left", xshift=6, font_size=11))
             names.append(f"{label(name, 18)} {k}" if len(found) > 1 else label(name, 18))
     same = dict(type="bar", width=.72, orientation="h", showlegend=False, cliponaxis=False)
     axis = dict(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - .4, -.6], showgrid=False)
@@ -332,17 +331,15 @@ def _lanes(windows, predicted, looks):
 # %% ../nbs/core/03_pictures.ipynb #fdda398e
 def _curves(saliency, curves, looks, clip_seconds):
     "True saliency filled, predicted saliency as lines."
-    same, traces = dict(type="scatter", dx=clip_seconds, mode="lines", hoverinfo="skip"), []
+    same, traces = dict(type="scatter", dx=clip_seconds, mode="lines", hoverinfo="skip", line_width=2), []
     if saliency is not None:
         share = np.asarray(saliency, "float32") / max(1e-9, np.max(saliency))
         traces.append(dict(same, x0=0, y=np.append(share, share[-1]), name="true saliency", fill="tozeroy",
-                           fillcolor="rgba(0,158,115,.22)",
-                           line=dict(color=TRUTH, width=2, shape="hv")))
+                           fillcolor="rgba(0,158,115,.22)", line_color=TRUTH, line_shape="hv"))
     for name, values in curves.items():
         colour, dash = looks[name]
         traces.append(dict(same, x0=clip_seconds / 2, y=np.asarray(values, "float32"),
-                           name=f"{label(name, 24)} saliency",
-                           line=dict(color=colour, width=2, dash=dash)))
+                           name=f"{label(name, 24)} saliency", line_color=colour, line_dash=dash))
     return _Row(110, traces, dict(range=[-.03, 1.08], tickvals=[0, .5, 1], title="saliency"))
 
 # %% ../nbs/core/03_pictures.ipynb #d47b42cd
@@ -361,14 +358,13 @@ def timeline(
 ):                   # a plotly figure
     "A video from left to right: frames, the true moments and each system's, the true saliency and each system's."
     windows, curves = np.reshape(windows, (-1, 2)).astype(float), curves or {}
-    looks = dict(zip([*predicted, *(name for name in curves if name not in predicted)], itertools.cycle(_SYSTEMS)))
-    shown = {name: [tuple(map(float, p)) for p in found][:top] for name, found in predicted.items()}
+    looks = dict(zip({**predicted, **curves}, itertools.cycle(_SYSTEMS)))
+    shown = {name: np.array(found[:top], float) for name, found in predicted.items()}
     rows = [] if frames is None or not len(frames) else [_strip(frames, duration)]
     rows.append(_lanes(windows, shown, looks))
     if saliency is not None or curves: rows.append(_curves(saliency, curves, looks, clip_seconds))
     def shapes(x, y):
-        band = dict(type="rect", y0=0, y1=1, xref=x, yref=f"{y} domain", fillcolor=TRUTH, opacity=.10, line_width=0,
-                    layer="below")
-        return [dict(band, x0=start, x1=end) for start, end in windows] + [_cursor(at, x, y, _LOOKS[look]["ink"])
-                                                                           for at in [cursor] if at is not None]
-    return _rows(rows, duration, title, look, shapes, margin=dict(r=100))
+        band = dict(fillcolor=TRUTH, opacity=.10, line_width=0, layer="below")
+        bands = [_shape("rect", start, end, x, y, **band) for start, end in windows]
+        return bands + _cursor(cursor, x, y, _LOOKS[look]["ink"])
+    return _rows(rows, duration, title, look, shapes, right=100)

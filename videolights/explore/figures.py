@@ -6,6 +6,7 @@
 __all__ = ['figure1', 'figure3', 'figure5', 'figure6', 'curves_figure', 'ranking_figure', 'ablation_figure', 'save_figure']
 
 # %% ../../nbs/explore/70_figures.ipynb #8aef7bad
+import itertools
 import math
 from pathlib import Path
 
@@ -29,17 +30,15 @@ def figure1(
 ):                  # a plotly figure
     "Models x stages (Figure 1 of the paper)."
     first = next(iter(models.values()))
-    for name, maps in models.items():
-        wrong = [s for s in first if np.shape(maps.get(s, ())) != np.shape(first[s])]
-        if wrong:
-            raise InputError(f"{name}: has no map of {wrong[0]} with as many words and clips as the first model; "
+    for name, stage in itertools.product(models, first):
+        if np.shape(models[name].get(stage, ())) != np.shape(first[stage]):
+            raise InputError(f"{name}: has no map of {stage} with as many words and clips as the first model; "
                              "compare models of the same features")
     title = lambda name, stage: f"{name}: {stage}" if len(models) > 1 else stage
     panels = lambda every: {title(name, stage): every[name][stage] for name in models for stage in first}
     found = panels({name: dict.fromkeys(first, predicted.get(name, ())) for name in models}) if predicted else ()
     return heat_map(panels(models), words, clip_seconds, saliency, windows, sentences and panels(sentences),
-                    columns=len(first),
-                    predicted=found, **options)
+                    columns=len(first), predicted=found, **options)
 
 # %% ../../nbs/explore/70_figures.ipynb #c2907009
 def figure3(
@@ -84,17 +83,17 @@ def _series(rows, name):
     return np.array([p for p in pairs if math.isfinite(p[1])]).reshape(-1, 2).T
 
 
-def _small_plot(name, epochs, values, x, y):
+def _small_plot(name, x, y, epochs, values):
     "One curve with its name and the value that counts: a loss's last, a metric's best."
     loss, said, traces = name.startswith("loss"), "no value", []
     if len(values):
         mark = len(values) - 1 if loss else int(np.argmax(values))
         said = f"{values[mark]:.3g}" + ("" if loss else f" at {epochs[mark]:g}")
         same = dict(type="scatter", xaxis=x, yaxis=y)
-        traces = [dict(same, x=epochs, y=values.astype("float32"), mode="lines", line=dict(color=CURVE, width=2),
+        traces = [dict(same, x=epochs, y=values.astype("float32"), mode="lines", line_color=CURVE, line_width=2,
                        name=label(name), hovertemplate="epoch %{x}: %{y:.4g}<extra></extra>"),
                   dict(same, x=epochs[mark:mark + 1], y=values[mark:mark + 1], mode="markers",
-                       marker=dict(color=CURVE, size=7), hoverinfo="skip")]
+                       marker_color=CURVE, marker_size=7, hoverinfo="skip")]
     short = label(name.removeprefix("loss_").replace("_", " "), 24)
     at = dict(xref=f"{x} domain", yref=f"{y} domain", y=1, yanchor="bottom", yshift=4, showarrow=False)
     return traces, [dict(at, text=f"<b>{short}</b>", x=0, xanchor="left", font_size=12),
@@ -110,15 +109,14 @@ def curves_figure(
     "Losses and metrics by epoch, a small plot each."
     every = dict.fromkeys(n for r in rows for n in r if n not in ("epoch", "lr"))
     names = list(names or sorted(every, key=lambda n: not n.startswith("loss")))
-    columns = max(1, min(columns, len(names)))
-    high = max(1, math.ceil(len(names) / columns))
+    columns = min(columns, len(names)) or 1
+    high = math.ceil(len(names) / columns) or 1
     inner, traces, notes, axes = 84 * high + 52 * (high - 1), [], [], {}
     for k, name in enumerate(names):
         x, y, (across, upright) = axis_name("x", k), axis_name("y", k), panel_domain(k, high, columns, .055, 52 / inner)
-        axes[f"xaxis{x[1:]}"] = dict(anchor=y, domain=across, showgrid=False, nticks=5)
-        axes[f"yaxis{y[1:]}"] = dict(anchor=x, domain=upright, nticks=4)
-        epochs, values = _series(rows, name)
-        curve, said = _small_plot(name, epochs, values, x, y)
+        axes[axis_name("xaxis", k)] = dict(anchor=y, domain=across, showgrid=False, nticks=5)
+        axes[axis_name("yaxis", k)] = dict(anchor=x, domain=upright, nticks=4)
+        curve, said = _small_plot(name, x, y, *_series(rows, name))
         traces, notes = traces + curve, notes + said
     return plot(traces, look, **axes, annotations=notes, height=inner + 62, margin=dict(t=30, b=32), showlegend=False)
 
@@ -131,11 +129,11 @@ def ranking_figure(
     "The overlap of every query, best to worst."
     ious = np.sort(np.asarray(ious, float))[::-1]
     share = 100 * (np.arange(len(ious)) + .5) / max(1, len(ious))
-    curve = dict(x=share.astype("float32"), y=ious.astype("float32"), mode="lines", line=dict(color=CURVE, width=2),
+    curve = dict(x=share.astype("float32"), y=ious.astype("float32"), mode="lines", line_color=CURVE, line_width=2,
                  fill="tozeroy", fillcolor="rgba(74,127,201,.15)",
                  hovertemplate="%{x:.0f} % of the queries reach IoU %{y:.2f}<extra></extra>")
-    point = dict(mode="markers", cliponaxis=False, hoverinfo="skip",
-                 marker=dict(color=PREDICTED, size=9, line=dict(color="white", width=1.5)))
+    point = dict(mode="markers", cliponaxis=False, hoverinfo="skip", marker_color=PREDICTED, marker_size=9,
+                 marker_line_color="white", marker_line_width=1.5)
     points = [dict(point, x=[share[place]], y=[ious[place]]) for place, _ in marks]
     notes = [dict(x=share[place], y=ious[place], text=label(name, 24), showarrow=False, yshift=13, font_size=11,
                   xanchor="left" if share[place] < 50 else "right") for place, name in marks]
@@ -151,12 +149,13 @@ def ablation_figure(
 ):                   # a plotly figure
     "Every seed of every row of an ablation, for one metric."
     rows = {name: np.asarray(r["values"].get(metric, ()), float) for name, r in table["rows"].items()}
-    point = dict(mode="markers", marker=dict(color=PREDICTED, size=9, opacity=.75))
-    points = [dict(point, x=values, y=[k] * len(values), hovertemplate=label(name) + ": %{x:.2f}<extra></extra>")
-              for k, (name, values) in enumerate(rows.items())]
-    means = [dict(type="line", x0=values.mean(), x1=values.mean(), y0=k - .32, y1=k + .32,
-                  line=dict(color=CURVE, width=3))
-             for k, values in enumerate(rows.values()) if len(values)]
+    point = dict(mode="markers", marker_color=PREDICTED, marker_size=9, marker_opacity=.75)
+    points, means = [], []
+    for k, (name, values) in enumerate(rows.items()):
+        points.append(dict(point, x=values, y=[k] * len(values), hovertemplate=label(name) + ": %{x:.2f}<extra></extra>"))
+        if len(values):
+            means.append(dict(type="line", x0=values.mean(), x1=values.mean(), y0=k - .32, y1=k + .32,
+                              line_color=CURVE, line_width=3))
     names = dict(tickvals=list(range(len(rows))), ticktext=[label(n, 34) for n in rows], range=[len(rows) - .4, -.6])
     return plot(points, look, shapes=means, xaxis_title=label(metric), yaxis=names, height=70 + 26 * len(rows),
                 margin=dict(t=12), showlegend=False)

@@ -264,9 +264,10 @@ def load_traced(
     "Read a pass from a file."
     try:
         with np.load(path, allow_pickle=False) as file: found = dict(file)
-        stages = {n.split("/")[1]: (x, found[n.replace("/video", "/text")]) for n, x in found.items()
-                  if n.startswith("stage/") and n.endswith("/video")}
-        attention = {n.split("/")[1]: x for n, x in found.items() if n.startswith("attention/")}
+        stages, attention = {}, {}
+        for kind, name, *side in (key.split("/") for key in found if "/" in key):
+            if kind == "attention": attention[name] = found[f"attention/{name}"]
+            elif side == ["video"]: stages[name] = found[f"stage/{name}/video"], found[f"stage/{name}/text"]
         return Traced(stages, attention, found["slots"], found["saliency"], found["words"].tolist(),
                       float(found["clip_seconds"]))
     except FileNotFoundError:

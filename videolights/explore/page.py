@@ -22,11 +22,10 @@ import numpy as np
 from ..config import DataConfig, InputError
 from ..data.store import Dataset
 from ..deploy.bundle import MODEL
-from ..evaluation.reports import per_query_rows
 from .figures import figure6
 from .heatmaps import SCALES, trace_query
 from .report import choose_examples, deflate, fill_template, outcome, packed_plotly
-from .results import Truths, find_video
+from .results import Truths, find_video, results_of
 from ..features.protocol import ENCODERS, get_encoder
 from ..files import read_jsonl, write_text
 
@@ -81,7 +80,7 @@ def open_dataset(
 
 # %% ../../nbs/explore/73_page.ipynb #ccd91bbc
 def progress(
-    steps,  # a list
+    steps,  # a list or range
     what,   # is done
 ):          # the steps, one by one
     "A progress bar, where somebody looks."
@@ -90,14 +89,10 @@ def progress(
     return tqdm(steps, what, leave=False, delay=2, file=sys.stdout if page else None, disable=False if page else None)
 
 
-class _Part:
-    "Some queries of a data set, as a data set."
-    def __init__(self, dataset, start, stop):
-        self.dataset, self.start, self.annotations = dataset, start, dataset.annotations[start:stop]
-
-    def __len__(self): return len(self.annotations)
-
-    def __getitem__(self, i): return self.dataset[self.start + i]
+class _Part(list):
+    "Some items of a data set, as a data set."
+    @property
+    def annotations(self): return self
 
 # %% ../../nbs/explore/73_page.ipynb #cce1fbb6
 def _predictions(path, model, dataset, step=64):
@@ -109,8 +104,9 @@ def _predictions(path, model, dataset, step=64):
     if not answer:
         from videolights.training.loop import predict
         answer = lambda part: predict(model, part, dataset.data)
-    parts = [_Part(dataset, start, start + step) for start in range(0, len(dataset), step)]
-    return [row for part in progress(parts, "asking the model about every query") for row in answer(part)]
+    part = lambda start: _Part(dataset[i] for i in range(start, min(start + step, len(dataset))))
+    starts = progress(range(0, len(dataset), step), "asking the model about every query")
+    return [row for start in starts for row in answer(part(start))]
 
 # %% ../../nbs/explore/73_page.ipynb #b0961133
 def open_all(
@@ -158,7 +154,7 @@ def explorer_page(
 ):                 # a widget
     "All explorers that fit what is opened, around one choice of a query."
     from videolights.explore.widgets import HeatmapExplorer, MomentExplorer, RunExplorer
-    from videolights.explore.widgets import QueryPanel, in_tabs, results_of, side_by_side
+    from videolights.explore.widgets import QueryPanel, in_tabs, side_by_side
     opened = open_all(names, dataset, **choices)
     panel = QueryPanel(opened.dataset, results_of(opened.systems, opened.dataset.annotations),
                        videos_of(opened.dataset, videos))
@@ -231,25 +227,26 @@ _ATTENTION = {".t2v": "attention, text → video", ".v2t": "attention, video →
 def _views(models, item, data):
     "The views of one query: all stages less the rows' means, attention in both directions, and the moment slots."
     from videolights.explore.widgets import ALL_STAGES, view_figure
+    if not models: return {}
     passes = {name: trace_query(model, item, data.clip_seconds, data.protocol) for name, model in models.items()}
-    names = next(iter(passes.values())).attention if passes else ()
+    names = next(iter(passes.values())).attention
     attention = {text: name for name in names for end, text in _ATTENTION.items() if name.endswith(end)}
     views = {text: view_figure(passes, item, name) for text, name in attention.items()}
-    return {ALL_STAGES: view_figure(passes, item, ALL_STAGES, how=SCALES[1]), **views} if passes else {}
+    return {ALL_STAGES: view_figure(passes, item, ALL_STAGES, how=SCALES[1]), **views}
 
 # %% ../../nbs/explore/73_page.ipynb #ce2a9fe7
 def _record(row, opened, results, video):
     "All that the page says about one query, JSON-ready."
-    item, seconds = opened.dataset[row["index"]], opened.dataset.data.clip_seconds
+    item, data = opened.dataset[row["index"]], opened.dataset.data
     found = {name: rows[row["index"]] for name, rows in results.items() if row["index"] in rows}
     systems = {name: (answer["windows"], answer["saliency"]) for name, answer in found.items()}
-    timeline = figure6(item["duration"], seconds, systems, item["windows"], item["saliency"], top=5 if len(systems) == 1
-                       else 2)
-    return dict(query=str(item["query"]), vid=str(item["vid"]), qid=str(item["qid"]), iou=None if np.isnan(row["iou"])
-                else round(row["iou"], 2),
-                outcome=(f"{next(iter(systems))}: " if len(systems) > 1 else "") + outcome(row), video=video,
-                timeline=_plain(timeline),
-                maps={name: _plain(fig) for name, fig in _views(opened.models, item, opened.dataset.data).items()})
+    several, views = len(systems) > 1, _views(opened.models, item, data)
+    timeline = figure6(item["duration"], data.clip_seconds, systems, item["windows"], item["saliency"],
+                       top=2 if several else 5)
+    return dict({key: str(item[key]) for key in ("query", "vid", "qid")}, video=video,
+                iou=None if np.isnan(row["iou"]) else round(row["iou"], 2),
+                outcome=(f"{next(iter(systems))}: " if several else "") + outcome(row), timeline=_plain(timeline),
+                maps={name: _plain(fig) for name, fig in views.items()})
 
 # %% ../../nbs/explore/73_page.ipynb #b2b6d997
 def _fit(records, most=2_000_000):
@@ -270,8 +267,7 @@ def write_explorer(
     "Write the explorer as one HTML file."
     from markupsafe import Markup
     annotations, videos = opened.dataset.annotations, videos_of(opened.dataset, videos)
-    by_index = lambda rows: {r["index"]: r for r in per_query_rows(rows, annotations)}
-    results = {name: by_index(rows) for name, rows in opened.systems.items()}
+    results = results_of(opened.systems, annotations)
     first = [*next(iter(results.values()), {}).values()]
     if not first:
         raise InputError(f"{path}: no prediction fits a query of {opened.dataset.data.name}; "

@@ -19,9 +19,9 @@ import numpy as np
 
 from ..config import Config
 from ..evaluation.reports import HEADLINES, per_query_rows
-from . import STATIC
+from . import STATIC, render
 from .figures import curves_figure, figure6, ranking_figure
-from .heatmaps import contrast, lift, sentence_line, trace_query, word_clip_similarity, word_labels
+from .heatmaps import contrast, cosine_map, lift, trace_query
 from .results import find_video, frames_at, ranking, read_log
 from ..files import read_json, read_jsonl, write_text
 from ..pictures import FONT, heat_map, template, thumbnail_times
@@ -138,15 +138,11 @@ def fill_template(
     **context,  # what it shows; every page wants a title
 ):              # HTML
     "A self-contained page."
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    pages = Environment(loader=FileSystemLoader(STATIC), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                        lstrip_blocks=True)
-    pages.filters["deflated"] = lambda text: Markup(deflate(text))
     looks = json.dumps({look: template(look).to_plotly_json() for look in ("light", "dark")})
-    return pages.get_template(name).render(context, font=FONT, looks=Markup(looks), plotly=Markup(packed_plotly()),
-                                           meaning=meaning,
-                                           static=lambda name: Markup((STATIC / name).read_text(encoding="utf-8")))
+    return render(name, **context, font=FONT, looks=Markup(looks), plotly=Markup(packed_plotly()), meaning=meaning,
+                  deflated=lambda text: Markup(deflate(text)),
+                  static=lambda name: Markup((STATIC / name).read_text(encoding="utf-8")))
 
 # %% ../../nbs/explore/72_report.ipynb #919e34f1
 def _inside(windows, clips, clip_seconds):
@@ -155,16 +151,14 @@ def _inside(windows, clips, clip_seconds):
     return ((windows[:, :1] <= centres) & (centres < windows[:, 1:])).any(0)
 
 
-def _stage_maps(item, features, windows, clip_seconds):
+def _stage_maps(item, traced, windows):
     "The heat maps of an example, and what the stages did."
-    features = {s: features[s] for s in ("projection", "refinement", "fusion") if s in features}
-    cosines, lines = ({s: compare(*pair) for s, pair in features.items()}
-                      for compare in (word_clip_similarity, sentence_line))
-    names = {s: f"{s}, mean cosine {c.mean():.2f}" for s, c in cosines.items()}
-    maps, sentences = ({names[s]: contrast(x) for s, x in of.items()} for of in (cosines, lines))
-    fig = heat_map(maps, word_labels(item), clip_seconds, item["saliency"], windows, sentences, unit="contrast")
-    inside = _inside(windows, len(item["video"]), clip_seconds)
-    return fig, lifts_sentence({s: lift(x, inside) for s, x in lines.items()})
+    cosines = {s: cosine_map(traced, s) for s in ("projection", "refinement", "fusion") if s in traced.stages}
+    named = {f"{s}, mean cosine {m.values.mean():.2f}": m for s, m in cosines.items()}
+    maps, sentences = ({s: contrast(getattr(m, of)) for s, m in named.items()} for of in ("values", "sentence"))
+    fig = heat_map(maps, traced.words, traced.clip_seconds, item["saliency"], windows, sentences, unit="contrast")
+    inside = _inside(windows, len(item["video"]), traced.clip_seconds)
+    return fig, lifts_sentence({s: lift(m.sentence, inside) for s, m in cosines.items()})
 
 # %% ../../nbs/explore/72_report.ipynb #47337246
 def _example(place, row, ious, dataset, model, videos):
@@ -172,7 +166,7 @@ def _example(place, row, ious, dataset, model, videos):
     item, seconds = dataset[row["index"]], dataset.data.clip_seconds
     windows = np.reshape(item["windows"], (-1, 2))
     frames = frames_at(find_video(videos, row["vid"]), thumbnail_times(item["duration"]))
-    heat, lifts = _stage_maps(item, trace_query(model, item, seconds).stages, windows, seconds)
+    heat, lifts = _stage_maps(item, trace_query(model, item, seconds), windows)
     answer = {"predicted": (row["windows"], row["saliency"])}
     return dict(key=f"q{row['index']}", place=place, item=item, frames=bool(frames), heat=heat, lifts=lifts,
                 outcome=outcome(row),

@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['ALL_STAGES', 'view_figure', 'Player', 'WordChips', 'CodeView', 'Canvas', 'orders_of', 'QueryPicker', 'QueryPanel',
-           'results_of', 'side_by_side', 'encode_query', 'HeatmapExplorer', 'MomentExplorer', 'RunExplorer', 'in_tabs']
+           'side_by_side', 'encode_query', 'HeatmapExplorer', 'MomentExplorer', 'RunExplorer', 'in_tabs']
 
 # %% ../../nbs/explore/71_widgets.ipynb #50866262
 import math
-from collections import OrderedDict
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,11 @@ from plotly.graph_objects import FigureWidget
 
 from ..config import InputError
 from ..data.store import l2_normalize
-from ..evaluation.reports import per_query_rows
-from . import STATIC
+from . import STATIC, render
 from .figures import ablation_figure, curves_figure, figure1, figure6
 from .heatmaps import SCALES, STAGES, attention_map, attention_names, cosine_map, scaled
 from .heatmaps import trace_query, with_gaps, word_labels
-from .results import find_video, frames_at, ranking, read_log
+from .results import find_video, frames_at, ranking, read_log, results_of
 from ..files import read_json
 from ..pictures import image_bytes, thumbnail_times
 from ..spans import temporal_iou
@@ -65,11 +63,10 @@ def view_figure(
     of_words, kept = first.rows == traced.words, [True] * len(words) if keep is None else keep
     every = lambda draw: {name: {s: draw(m) for s, m in of.items()} for name, of in maps.items()}
     values = every(lambda m: with_gaps(scaled(m.values, how), kept) if of_words else scaled(m.values, how))
-    lines = None if first.sentence is None else every(lambda m: scaled(m.sentence[None], how)[0])
+    lines = None if first.sentence is None else every(lambda m: scaled(m.sentence, how))
+    predicted, unit = {n: p.windows[:top] for n, p in passes.items()}, "contrast" if how == SCALES[1] else first.unit
     return figure1(values, words if of_words else first.rows, traced.clip_seconds, item["saliency"], item["windows"],
-                   lines,
-                   {name: p.windows[:top] for name, p in passes.items()}, unit="contrast" if how == SCALES[1]
-                   else first.unit, **options)
+                   lines, predicted, unit=unit, **options)
 
 # %% ../../nbs/explore/71_widgets.ipynb #f86f836e
 class Player(anywidget.AnyWidget):
@@ -125,11 +122,9 @@ def _kinds(figure):
 
 
 def _update(old, new):
-    "Make one part of a figure like another; what is the same already is left alone."
-    before, after = old.to_plotly_json(), new.to_plotly_json()
-    same = lambda a, b: np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b
-    changes = {key: after.get(key) for key in {*before, *after} - {"uid"} if not same(before.get(key), after.get(key))}
-    if changes: old.update(changes, overwrite=True)
+    "Make one part of a figure like another; plotly sends only what was not the same already."
+    gone = dict.fromkeys({*old.to_plotly_json()} - {"uid"})
+    old.update({**gone, **new.to_plotly_json()}, overwrite=True)
 
 # %% ../../nbs/explore/71_widgets.ipynb #804b35be
 class _OneMessage(FigureWidget):
@@ -146,8 +141,13 @@ class _OneMessage(FigureWidget):
 class Canvas(widgets.VBox):
     "A figure that is redrawn in place, and says where it is pointed at."
 
-    def __init__(self, **listeners):   # on_click, on_hover: functions of a trace and plotly's points
+    def __init__(
+        self,
+        panel=None,    # a `QueryPanel`, whose place in the video the cursor follows
+        **listeners,   # on_click, on_hover: functions of a trace and plotly's points
+    ):
         super().__init__(layout=dict(width="100%", min_width="0", overflow="hidden"))
+        if panel: panel.observe(lambda _: self.move(panel.seconds), "seconds")
         self.add_class("vl-canvas")
         self.listeners: dict = listeners
         self.figure: Any = None
@@ -177,10 +177,8 @@ class Canvas(widgets.VBox):
         self._listen()
 
     def _listen(self):
-        for t in self.figure.data:
-            for event, listener in self.listeners.items():
-                if t.type in ("heatmap", "bar"):
-                    getattr(t, event)(lambda trace, points, _, listener=listener: listener(trace, points))
+        for trace in self.figure.select_traces(lambda t: t.type in ("heatmap", "bar")):
+            for event, listener in self.listeners.items(): getattr(trace, event)(listener)
 
     def hide(self): self.layout.display = "none"
 
@@ -188,28 +186,27 @@ class Canvas(widgets.VBox):
         "Move the cursor."
         if self.figure is None: return
         with self.figure.batch_update():
-            for shape in self.figure.layout.shapes:
-                if shape.name == "cursor": shape.x0 = shape.x1 = seconds
+            self.figure.update_shapes(dict(x0=seconds, x1=seconds), dict(name="cursor"))
 
 # %% ../../nbs/explore/71_widgets.ipynb #9e6012b8
 def orders_of(
-    results,  # dict: system -> rows of `per_query_rows`
+    results,  # of `results_of`
     count,    # number of queries
 ):            # dict: name of an order -> indices
     "The orders in which queries can be listed."
-    best = [r["index"] for r in ranking(next(iter(results.values()), []))]
+    best = [r["index"] for r in ranking(next(iter(results.values()), {}).values())]
     orders = {"worst first": best[::-1], "best first": best} if best else {}
     if len(results) > 1:
-        ious = [{r["index"]: r["iou"] for r in rows if math.isfinite(r["iou"])} for rows in results.values()]
-        spread = {i: np.ptp([x[i] for x in ious]) for i in set.intersection(*map(set, ious))}
-        orders["most disputed first"] = sorted(spread, key=lambda i: -spread[i])
+        shared = set.intersection(*({r["index"] for r in ranking(rows.values())} for rows in results.values()))
+        spread = lambda i: np.ptp([rows[i]["iou"] for rows in results.values()])
+        orders["most disputed first"] = sorted(shared, key=spread, reverse=True)
     return {**orders, "as in the file": list(range(count))}
 
 # %% ../../nbs/explore/71_widgets.ipynb #d6bbb033
 _AUTO = dict(width="auto")
 
 
-def _note(html, kind=""): return f'<p class="vl-note {kind}">{html}</p>'
+def _note(html): return f'<p class="vl-note">{html}</p>'
 
 # %% ../../nbs/explore/71_widgets.ipynb #3e0e4304
 class QueryPicker(widgets.VBox):
@@ -219,19 +216,18 @@ class QueryPicker(widgets.VBox):
     def __init__(
         self,
         annotations,   # rows with qid, vid and query
-        results=None,  # dict: system -> rows of `per_query_rows`
+        results=None,  # of `results_of`; the first system's overlaps are shown
         most=300,      # queries listed at once
     ):
         self.annotations, self.most, results = annotations, most, results or {}
-        self.orders, self.ious = orders_of(results, len(annotations)), {r["index"]: r["iou"]
-                                                                        for r in next(iter(results.values()), [])}
+        self.orders, self.rows = orders_of(results, len(annotations)), next(iter(results.values()), {})
         self.search = widgets.Text(placeholder="words, video or qid", description="Search", layout=_AUTO)
         self.order = widgets.Dropdown(options=list(self.orders), description="Sort", layout=_AUTO)
         self.list, self.status = widgets.Select(rows=9, layout=_AUTO), widgets.HTML()
         super().__init__([self.search, self.order, self.list, self.status])
         self.add_class("vl-picker")
         for control in (self.search, self.order): control.observe(self.fill, "value")
-        self.list.observe(lambda _: self.list.value is not None and self.set_trait("index", self.list.value), "value")
+        traitlets.dlink((self.list, "value"), (self, "index"), lambda found: self.index if found is None else found)
         self.fill()
 
     def found(self):
@@ -243,7 +239,7 @@ class QueryPicker(widgets.VBox):
     def fill(self, *_):
         "List what is found; the first is picked."
         found = self.found()
-        iou = lambda i: f"{self.ious[i]:.2f}  " if math.isfinite(self.ious.get(i, math.nan)) else ""
+        iou = lambda i: f"{self.rows[i]['iou']:.2f}  " if i in self.rows and math.isfinite(self.rows[i]["iou"]) else ""
         self.list.options = [(iou(i) + self.annotations[i]["query"], i) for i in found[:self.most]]
         if found: self.list.value = found[0]
         cut = f", the first {self.most} are listed" if len(found) > self.most else ""
@@ -268,21 +264,20 @@ class QueryPanel(widgets.VBox):
     def __init__(
         self,
         dataset,       # a Dataset, or Truths
-        results=None,  # dict: system -> rows of `per_query_rows`
+        results=None,  # of `results_of`
         videos=None,   # folder where videos lie, named by their vid
     ):
         self.dataset, self.videos, self.clip_seconds = dataset, videos, dataset.data.clip_seconds
         self.path, self.item = None, {}
         self.picker, self.player = QueryPicker(dataset.annotations, results), Player()
         self.clip = widgets.IntSlider(description="Clip", max=0, layout=_AUTO)
-        self.frame, self.caption = widgets.Image(format="jpeg",
-                                                 layout=dict(width="100%", display="none")), widgets.HTML()
+        self.frame, self.caption = widgets.Image(format="jpeg", layout=dict(width="100%")), widgets.HTML()
         parts = [self.picker, self.player, self.clip, self.frame, self.caption]
         for part in parts: part.layout.flex = "0 0 auto"   # a low window scrolls, and squeezes nothing
         super().__init__(parts, layout=dict(width="340px", flex="0 0 auto"))
         self.picker.observe(self.take, "index")
         self.clip.observe(lambda _: self.seek(self.clip.value), "value")
-        self.player.observe(lambda _: self.set_trait("seconds", self.player.now), "now")
+        traitlets.dlink((self.player, "now"), (self, "seconds"))
         traitlets.link((self.player, "look"), (self, "look"))
         self.take()
 
@@ -290,14 +285,13 @@ class QueryPanel(widgets.VBox):
         "Take the picked query: its item, its video, its length."
         if self.picker.index < 0: return
         before, self.item = self.item.get("vid"), self.dataset[self.picker.index]
-        another = self.item["vid"] != before
-        if another: self.path = find_video(self.videos, self.item["vid"])
+        vid, video = self.item["vid"], self.item["video"]
+        if vid != before: self.path = find_video(self.videos, vid)
         self.index = self.picker.index   # draws what shares the panel; a video takes longer to reach the page
-        if another: self.player.load(self.path, self.item["vid"])
-        video, clips = self.item["video"], math.ceil(self.item["duration"] / self.clip_seconds)
-        last = (max(1, clips) if video is None else len(video)) - 1
-        clip, self.clip.max = min(self.clip.value, last), last
-        self.seek(clip)
+        if vid != before: self.player.load(self.path, vid)
+        clips = math.ceil(self.item["duration"] / self.clip_seconds) if video is None else len(video)
+        self.clip.max = max(1, clips) - 1   # a slider keeps its value inside
+        self.seek(self.clip.value)
 
     def seek(self, clip):
         "Go to a clip: slider, cursor, player, frame."
@@ -313,21 +307,16 @@ class QueryPanel(widgets.VBox):
         self.caption.value = _note(f"<b>clip {clip}</b>, {start:g} to {end:g} s {more}")
 
 # %% ../../nbs/explore/71_widgets.ipynb #554f44b1
-def results_of(
-    predictions,  # rows of predictions, a dict: name -> rows, or None
-    annotations,  # rows of the ground truth
-):                # dict: name -> rows of `per_query_rows`
-    "How each system did on each query."
-    named = predictions if isinstance(predictions, dict) else {"predictions": predictions}
-    return {name: per_query_rows(rows, annotations) for name, rows in named.items()} if predictions else {}
+def side_by_side(
+    *parts,               # widgets
+    align="flex-start",   # how they lie in the row
+    gap="20px",           # between them
+):                        # a widget
+    "A row that wraps where the page is narrow."
+    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items=align, grid_gap=gap))
 
 
-def side_by_side(*parts):
-    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="flex-start", grid_gap="20px"))
-
-
-def _row(*parts):
-    return widgets.HBox(parts, layout=dict(flex_flow="row wrap", align_items="center", grid_gap="4px 14px"))
+_row = partial(side_by_side, align="center", gap="4px 14px")   # of controls
 
 # %% ../../nbs/explore/71_widgets.ipynb #9050096d
 class _Explorer(widgets.VBox):
@@ -336,23 +325,19 @@ class _Explorer(widgets.VBox):
     def __init__(self, names, dataset, predictions, videos, panel, active):
         self.dataset, self.active, self.results = dataset, active, results_of(predictions, dataset.annotations)
         self.panel, self.title = panel or QueryPanel(dataset, self.results, videos), widgets.HTML()
-        switch = lambda name: widgets.ToggleButton(True, description=name, layout=_AUTO)
-        self.shown = {name: switch(name) for name in names or self.results}
+        self.shown = {name: widgets.ToggleButton(True, description=name, layout=_AUTO) for name in names or self.results}
+        self.switches = [*self.shown.values()] if len(self.shown) > 1 else []
         self.controls, parts = self._parts()
         body = widgets.VBox([self.title, *parts], layout=dict(flex="1 1 560px", min_width="0"))
         super().__init__([side_by_side(*[] if panel else [self.panel], body)])
-        for control in [*self.controls, *self.shown.values()]: control.observe(self.draw, "value")
-        self.panel.observe(self.draw, "look"); self.panel.observe(self._move, "seconds")
+        for control in [*self.controls, *self.switches]: control.observe(self.draw, "value")
+        self.panel.observe(self.draw, "look")
 
     def _parts(self): raise NotImplementedError   # controls that draw when they change, and all that is below the title
 
     def draw(self, *_): raise NotImplementedError
 
-    def _move(self, *_): raise NotImplementedError
-
-    def _switches(self): return [*self.shown.values()] if len(self.shown) > 1 else []
-
-    def _entitle(self, query, note): self.title.value = f'<h3 class="vl-title">“{escape(query)}”</h3>{_note(note)}'
+    def _chosen(self): return [name for name, switch in self.shown.items() if switch.value]
 
 # %% ../../nbs/explore/71_widgets.ipynb #fab0a163
 def _options(control, options):
@@ -360,7 +345,7 @@ def _options(control, options):
     if list(control.options) == options: return
     value, values = control.value, [o[1] if isinstance(o, tuple) else o for o in options]
     control.options = options
-    control.value = value if value in values else (values or [None])[0]
+    control.value = value if value in values else next(iter(values), None)
 
 # %% ../../nbs/explore/71_widgets.ipynb #ed0fa94f
 class _MapControls(_Explorer):
@@ -368,42 +353,38 @@ class _MapControls(_Explorer):
     encoder, quiet = None, False
 
     def _parts(self):
-        named = lambda kind, text, width="auto", **more: kind(description=text, layout=dict(width=width),
-                                                              style=dict(description_width="initial"), **more)
+        named = lambda kind, text, width="auto", **more: kind(
+            description=text, layout=dict(width=width), style=dict(description_width="initial"), **more)
         pick = lambda text, *options, **more: named(widgets.Dropdown, text, options=options, **more)
-        self.kind, self.stage = pick("Show", "cosine", "attention"), pick("Stage", *STAGES, ALL_STAGES, value="fusion")
+        self.kind, self.stage = pick("Show", "cosine", "attention"), pick("Stage", "fusion")
         self.layer, self.direction, self.head = pick("Layer", ""), pick("Direction", ""), pick("Head", ("mean", -1))
         self.scale = pick("Values", *SCALES)
         self.auto = widgets.Checkbox(True, description="colour range from the data", indent=False, layout=_AUTO)
-        self.limits = widgets.FloatRangeSlider(value=(-1., 1.), min=-1, max=1, step=.01, description="Colours",
-                                               layout=dict(width="320px", display="none"))
+        self.limits = widgets.FloatRangeSlider(description="Colours", layout=dict(width="320px"))
         self.other = pick("Second query", ("no second query", -1), width="min(100%, 460px)")
         self.ask = named(widgets.Text, "Ask", "min(100%, 460px)", placeholder="type a new query and press Enter",
                          continuous_update=False)
         self.status, self.chips, self.code = widgets.HTML(), WordChips(), CodeView()
-        self.canvas, self.second = (Canvas(on_click=self._click, on_hover=self._hover) for _ in range(2))
+        self.canvas, self.second = (Canvas(self.panel, on_click=self._click, on_hover=self._hover) for _ in range(2))
         choices = [self.kind, self.stage, self.layer, self.direction, self.head, self.scale, self.auto, self.limits]
         self.auto.observe(self._take_limits, "value")   # before it draws
-        models = [_row(widgets.HTML(_note("Models")), *self._switches())] if self._switches() else []
+        models = [_row(widgets.HTML(_note("Models")), *self.switches)] * bool(self.switches)
         words = _row(widgets.HTML(_note("Words: click, or Space, to hide one")), self.chips)
         code = widgets.Accordion([self.code], titles=["This view as code"])
         asked = _row(*[self.ask] * bool(self.encoder), self.other)
         return [*choices, self.other], [*models, _row(*choices), words, asked, self.status, self.canvas, self.second,
                                         code]
 
-    def _click(self, trace, points):
+    def _click(self, trace, points, *_):
         "A click into a map goes there."
         if points.xs: self.panel.seek(int(points.xs[0] // self.panel.clip_seconds))
 
-    def _hover(self, trace, points):
+    def _hover(self, trace, points, *_):
         "What lies under the mouse, with its frame."
         if not points.xs: return
         clip, axis = int(points.xs[0] // self.panel.clip_seconds), trace.figure.layout.yaxis
         row = dict(zip(axis.tickvals, axis.ticktext)).get(points.ys[0], "")
         self.panel.peek(clip, f"· {row} <b>{trace.z[round(points.ys[0] - trace.y0)][clip]:.3f}</b>")
-
-    def _move(self, *_):
-        for canvas in (self.canvas, self.second): canvas.move(self.panel.seconds)
 
     @contextmanager
     def _hushed(self):
@@ -425,9 +406,9 @@ class _MapControls(_Explorer):
 # %% ../../nbs/explore/71_widgets.ipynb #3650e1ed
 class _MapChoices(_MapControls):
     "What the choices mean, and which there are."
-    layers: dict = {}           # of the model: layer -> direction -> attention
-    asked: dict | None = None   # a query that was typed
-    opened = ""                 # code
+    layers: dict = {}   # of the model: layer -> direction -> attention
+    item: dict = {}     # the panel's, perhaps with a query that was typed
+    opened = ""         # code
 
     def _show(self):
         "The stage or attention that is chosen."
@@ -436,9 +417,9 @@ class _MapChoices(_MapControls):
 
     def _choices(self) -> dict[str, Any]:
         "The choices of the controls, as options of `view_figure`."
-        head = self.head.value if self.kind.value == "attention" and self.head.value != -1 else None
-        return dict(show=self._show(), head=head, how=self.scale.value, **{} if self.auto.value
-                    else dict(limits=tuple(self.limits.value)))
+        limits = {} if self.auto.value else dict(limits=tuple(self.limits.value))
+        head = None if self.head.value == -1 else self.head.value
+        return dict(show=self._show(), head=head, how=self.scale.value, **limits)
 
     def _offer(self, traced):
         "Offer what the model has, and hide what does not apply."
@@ -447,28 +428,15 @@ class _MapChoices(_MapControls):
             _options(self.stage, [*(s for s in STAGES if s in traced.stages), ALL_STAGES])
             _options(self.layer, list(self.layers) or [""])
             _options(self.direction, list(self.layers.get(self.layer.value, [""])))
-            heads = len(traced.attention[self._show()]) if attention and self.layers else 0
+            heads = len(traced.attention.get(self._show(), ()))   # a stage has none
             _options(self.head, [("mean", -1), *((f"{h + 1}", h) for h in range(heads))])
-        of_attention = [(control, attention) for control in (self.layer, self.direction, self.head)]
-        for control, wanted in [(self.stage, not attention), (self.limits, not self.auto.value), *of_attention]:
-            control.layout.display = "" if wanted else "none"
+        wanted = {self.stage: not attention, self.limits: not self.auto.value}
+        wanted |= dict.fromkeys([self.layer, self.direction, self.head], attention)
+        for control, here in wanted.items(): control.layout.display = "" if here else "none"
 
-    def _code(self, names, item):
+    def _code(self, names):
         "Code that draws the view again."
-        keep, data, query = list(self.chips.keep), self.dataset.data, repr(item["query"])
-        choices = ", ".join(f"{k}={v!r}" for k, v in self._choices().items())
-        given = f"{data.clip_seconds:g}, {data.protocol!r}"
-        lines = ["from videolights.explore.heatmaps import trace_query",
-                 "from videolights.explore.widgets import view_figure", self.opened,
-                 f"item = dataset[{self.panel.index}]   # qid {self.panel.item['qid']}"]
-        if self.asked:
-            lines[:0] = ["import numpy as np", "from videolights.explore.widgets import encode_query"]
-            lines += [f"text, words = encode_query(encoder, dataset.data, {query})",
-                      f"item = dict(item, query={query}, text=text, words=words, "
-                      "saliency=None, windows=np.zeros((0, 2)))"]
-        return "\n".join([*lines, f"keep = {None if all(keep) else keep}",
-                          f"passes = {{name: trace_query(models[name], item, {given}, keep) for name in {names}}}",
-                          f"view_figure(passes, item, keep=keep, {choices})", ""])
+        return render("view.txt", explorer=self, names=names, data=self.dataset.data, choices=self._choices())
 
 # %% ../../nbs/explore/71_widgets.ipynb #2759e941
 def encode_query(
@@ -487,18 +455,15 @@ def encode_query(
 class _Maps(_MapChoices):
     "Runs the models and draws their maps."
     models: dict
-    passes: OrderedDict
+    passes: dict
 
-    def _item(self): return self.asked or self.panel.item
-
-    def _pass(self, name, item, keep, most=24, most_bytes=2**30):
-        "A model's pass over an item, run at most once; of long videos fewer are kept."
+    def _pass(self, name, item, keep, most=2**30):
+        "A model's pass over an item, run once while `most` bytes hold the later ones too."
         key, data = (name, item["qid"], item["query"], tuple(keep)), self.dataset.data
         if key not in self.passes:
             self.passes[key] = trace_query(self.models[name], item, data.clip_seconds, data.protocol, keep)
-            while len(self.passes) > most or len(self.passes) > 1 and sum(p.nbytes
-                                                                          for p in self.passes.values()) > most_bytes:
-                self.passes.popitem(last=False)
+            while len(self.passes) > 1 and sum(p.nbytes for p in self.passes.values()) > most:
+                self.passes.pop(next(iter(self.passes)))
         return self.passes[key]
 
     def _figure(self, passes, item, keep):
@@ -507,7 +472,7 @@ class _Maps(_MapChoices):
     def draw(self, *_):
         "Run what has to be run, and draw."
         if self.quiet or not self.active or self.panel.index < 0: return
-        names, item = [n for n, button in self.shown.items() if button.value] or list(self.models)[:1], self._item()
+        names, item = self._chosen() or list(self.models)[:1], self.item
         try:
             passes = {name: self._pass(name, item, self.chips.keep) for name in names}
             self._offer(passes[names[0]])
@@ -515,10 +480,10 @@ class _Maps(_MapChoices):
             self._draw_second(names)
         except InputError as e: return self._say(e)
         self._say("")
-        self._entitle(item["query"], _answers(passes, item))
-        self.code.text = self._code(names, item)
+        self.title.value = render("title.html", item=item, passes=passes, iou=temporal_iou)
+        self.code.text = self._code(names)
 
-    def _say(self, error): self.status.value = error and _note(escape(str(error)), "vl-error")
+    def _say(self, error): self.status.value = error and f'<p class="vl-note vl-error">{escape(str(error))}</p>'
 
     def _draw_second(self, names):
         "The second query's map, if one is chosen."
@@ -530,18 +495,6 @@ class _Maps(_MapChoices):
         self.second.draw(fig.update_layout(title_text=f"“{escape(item['query'])}”", margin_t=top, height=height))
 
 # %% ../../nbs/explore/71_widgets.ipynb #35265697
-def _answers(passes, item):
-    "What the models answered, and what is true, as HTML."
-    span = lambda start, end: f"{start:.1f} to {end:.1f} s"
-    parts = [f"true: {', '.join(span(*w) for w in item['windows'])}" if len(item["windows"])
-             else "a query without a known truth"]
-    for name, traced in passes.items():
-        start, end, score = traced.windows[0]
-        fit = f", IoU {temporal_iou(item['windows'], np.array([start, end])).max():.2f}" if len(item["windows"]) else ""
-        parts.append(f"{escape(name)}: <b>{span(start, end)}</b>, confidence {score:.2f}{fit}")
-    return " · ".join(parts)
-
-# %% ../../nbs/explore/71_widgets.ipynb #79c3b949
 class HeatmapExplorer(_Maps):
     "See what models see: words against clips, stage by stage, word by word."
 
@@ -556,37 +509,39 @@ class HeatmapExplorer(_Maps):
         opened="",          # code that makes `models` and `dataset`, for "this view as code"
         active=True,        # False behind another tab: what nobody sees is not drawn
     ):
-        self.models, self.passes = models if isinstance(models, dict) else {"model": models}, OrderedDict()
+        self.models, self.passes = models if isinstance(models, dict) else {"model": models}, {}
         self.encoder, self.opened = encoder, opened
         super().__init__(self.models, dataset, predictions, videos, panel, active)
-        self.ask.observe(self._asked, "value"); self.chips.observe(self.draw, "keep"); self.panel.observe(self.take,
-                                                                                                          "index")
+        self.ask.observe(self._asked, "value")
+        self.chips.observe(self.draw, "keep")
+        self.panel.observe(self.take, "index")
         self.take()
 
     def take(self, *_):
         "Take the panel's query: its words, and the other queries about its video."
-        same = [(r["query"], i) for i, r in enumerate(self.dataset.annotations) if r["vid"] == self.panel.item["vid"]
-                and i != self.panel.index]
+        self.item, here = self.panel.item, self.panel.index
+        same = [(row["query"], i) for i, row in enumerate(self.dataset.annotations)
+                if row["vid"] == self.item["vid"] and i != here]
         with self.chips.hold_sync(), self.other.hold_sync():   # the page gets the figure first
             with self._hushed():
-                self.asked, self.ask.value = None, ""
+                self.ask.value = ""
                 _options(self.other, [("no second query", -1), *same])
                 self._set_words()
             self.draw()
 
     def _set_words(self):
-        words = word_labels(self._item())
+        words = word_labels(self.item)
         with self.chips.hold_sync(): self.chips.words, self.chips.keep = words, [True] * len(words)
 
     def _asked(self, *_):
         "A new query: the same video, other words, and no truth."
         if self.quiet: return
-        self.asked, query = None, self.ask.value.strip()
+        self.item, query = self.panel.item, self.ask.value.strip()
         if query:
             try: text, words = encode_query(self.encoder, self.dataset.data, self.ask.value)
             except InputError as e: return self._say(e)
-            self.asked = dict(self.panel.item, qid="new", query=query, text=text, words=words, saliency=None,
-                              windows=np.zeros((0, 2)))
+            self.item = dict(self.item, qid="new", query=query, text=text, words=words, saliency=None,
+                             windows=np.zeros((0, 2)))
         with self._hushed(): self._set_words()
         self.draw()
 
@@ -608,12 +563,10 @@ class MomentExplorer(_Explorer):
 
     def _parts(self):
         self.top = widgets.IntSlider(3 if len(self.results) > 1 else 5, min=1, max=10, description="Windows")
-        self.table, self.canvas = widgets.HTML(), Canvas(on_click=self._click)
-        return [self.top], [_row(*self._switches(), self.top), self.canvas, self.table]
+        self.table, self.canvas = widgets.HTML(), Canvas(self.panel, on_click=self._click)
+        return [self.top], [_row(*self.switches, self.top), self.canvas, self.table]
 
-    def _move(self, *_): self.canvas.move(self.panel.seconds)
-
-    def _click(self, trace, points):
+    def _click(self, trace, points, *_):
         "A click on a window goes to its start."
         if points.point_inds:
             self.panel.seek(min(int(trace.base[points.point_inds[0]] // self.panel.clip_seconds), self.panel.clip.max))
@@ -622,34 +575,17 @@ class MomentExplorer(_Explorer):
         "Draw the panel's query."
         panel, item = self.panel, self.panel.item
         if not self.active or panel.index < 0: return
-        answer = lambda rows: next((row for row in rows if row["index"] == panel.index), None)
-        found = {name: answer(rows) for name, rows in self.results.items() if self.shown[name].value}
+        found = {name: self.results[name].get(panel.index) for name in self._chosen()}
         systems = {name: (row["windows"], row["saliency"]) if row else ((), None) for name, row in found.items()}
         self.canvas.draw(figure6(item["duration"], panel.clip_seconds, systems, item["windows"], item["saliency"],
                                  _strip(panel.path, item["duration"]), top=self.top.value, look=panel.look,
                                  cursor=panel.seconds))
-        self._entitle(item["query"], f"<code>{escape(str(item['vid']))}</code>, qid {item['qid']}")
-        self.table.value = _moments_table(found)
-
-# %% ../../nbs/explore/71_widgets.ipynb #6cc46c20
-def _moments_table(found):
-    "How well each system's first window fits, and which of its windows fits best, as HTML."
-    def cells(row):
-        if not row or not len(row["windows"]): return "<td colspan=4>no answer</td>"
-        (start, end, score), fits = row["windows"][0], row["overlaps"]
-        answer = f"<td>{start:.1f} to {end:.1f} s</td><td>{score:.2f}</td>"
-        if math.isnan(row["iou"]): return f"{answer}<td></td><td></td>"
-        return f"{answer}<td>{row['iou']:.2f}</td><td>{fits.max():.2f} (window {fits.argmax() + 1})</td>"
-    lines = "".join(f"<tr><td><b>{escape(name)}</b></td>{cells(row)}</tr>" for name, row in found.items())
-    head = "".join(f"<th>{title}</th>" for title in ("", "first window", "confidence", "IoU", "best IoU of all"))
-    return f'<div class="vl-note"><table><tr>{head}</tr>{lines}</table></div>'
+        self.title.value = render("title.html", item=item)
+        self.table.value = render("moments.html", found=found)
 
 # %% ../../nbs/explore/71_widgets.ipynb #50f0754d
 class RunExplorer(widgets.VBox):
     "Training curves of runs, and ablation tables."
-    _curves_note = ("Each plot has its own scale. The number is a loss's last value, "
-                    "or a metric's best and the epoch it came in.")
-
     def __init__(
         self,
         folders,      # a run folder, a folder that `videolights ablate` wrote, or a list of both
@@ -658,13 +594,15 @@ class RunExplorer(widgets.VBox):
     ):
         self.panel, self.active = panel, active
         folders = [Path(f) for f in ([folders] if isinstance(folders, (str, Path)) else folders)]
-        self.tables = {f.name: read_json(f / "table.json") for f in folders if (f / "table.json").exists()}
-        self.logs = {f.name: read_log(f / "log.csv") for f in folders if f.name not in self.tables}
+        tables = [f for f in folders if (f / "table.json").exists()]
+        self.tables = {f.name: read_json(f / "table.json") for f in tables}
+        self.logs = {f.name: read_log(f / "log.csv") for f in folders if f not in tables}
         wide = dict(width="min(100%, 380px)")
         self.which = widgets.Dropdown(options=[*self.logs, *self.tables], description="Run", layout=wide)
         self.what, self.canvas, self.note = widgets.Dropdown(description="Show", layout=wide), Canvas(), widgets.HTML()
         super().__init__([_row(self.which, self.what), self.canvas, self.note])
-        self.which.observe(self._offer, "value"); self.what.observe(self.draw, "value")
+        self.which.observe(self._offer, "value")
+        self.what.observe(self.draw, "value")
         if panel: panel.observe(self.draw, "look")
         self._offer()
 
@@ -678,10 +616,9 @@ class RunExplorer(widgets.VBox):
         name, what, look = str(self.which.value), self.what.value, self.panel.look if self.panel else "light"
         if what is None or not self.active: return
         table, log = self.tables.get(name), self.logs.get(name, [])
-        figure, note = curves_figure(log, _columns(log, what), look=look), self._curves_note
-        if table: figure, note = ablation_figure(table, what, look), _seeds(table, what)
-        self.canvas.draw(figure)
-        self.note.value = _note(note)
+        self.canvas.draw(ablation_figure(table, what, look) if table
+                         else curves_figure(log, _columns(log, what), look=look))
+        self.note.value = render("run.html", table=table, few=_few_seeds(table, what) if table else ())
 
 # %% ../../nbs/explore/71_widgets.ipynb #1b9849ba
 def _columns(log, what):
@@ -690,12 +627,9 @@ def _columns(log, what):
     return [n for n in every if what == "everything" or n.startswith("loss") == (what == "losses")]
 
 
-def _seeds(table, metric):
-    "How many seeds each row has."
-    few = [name for name, row in table["rows"].items() if len(row["values"].get(metric, ())) < 3]
-    return (f"{escape(table.get('title') or '')} A point is a seed, the bar their mean."
-            + (f" Fewer than three seeds: {escape(', '.join(few))}; a difference between such rows may be chance."
-               if few else ""))
+def _few_seeds(table, metric):
+    "The rows whose differences may be chance."
+    return [name for name, row in table["rows"].items() if len(row["values"].get(metric, ())) < 3]
 
 # %% ../../nbs/explore/71_widgets.ipynb #985733fd
 def in_tabs(
