@@ -8,6 +8,7 @@ __all__ = ['PROTOCOLS', 'PRESETS', 'InputError', 'from_dict', 'read_yaml', 'Sour
 
 # %% ../nbs/core/01_config.ipynb #31437f61
 import difflib
+import json
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -85,13 +86,16 @@ def _check(
 
 # %% ../nbs/core/01_config.ipynb #2b2551bd
 def read_yaml(
-    path: str | Path,  # a YAML file holding a mapping
+    path: str | Path,  # a YAML file holding a mapping; one that is called .json is read as JSON
 ) -> dict[str, Any]:
-    "Read a YAML file; errors name it."
-    try: values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    "Read a YAML or JSON file; errors name it."
+    read = json.loads if Path(path).suffix == ".json" else yaml.safe_load      # YAML takes JSON's 1e-05 for text
+    try: values = read(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError: raise InputError(f"{path}: no such file; check the path") from None
     except (OSError, UnicodeDecodeError) as e: raise InputError(f"{path}: cannot be read ({e})") from None
-    except yaml.YAMLError as e: raise InputError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from None
+    except (yaml.YAMLError, json.JSONDecodeError) as e:
+        kind = "JSON" if read is json.loads else "YAML"
+        raise InputError(f"{path}: not valid {kind} ({' '.join(str(e).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
     return values
@@ -364,7 +368,7 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> "Config":
-        "Read a recipe (YAML) or a saved config (JSON, which is YAML too)."
+        "Read a recipe (YAML) or a saved config (JSON)."
         config = cls.from_dict(read_yaml(path), str(path))
         return replace(config, data=str((Path(path).parent / config.data).resolve())) if config.data else config
 
