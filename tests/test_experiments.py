@@ -13,7 +13,8 @@ from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.toyworld import make_toyworld
 from videolights.evaluation.intervals import paired_difference
-from videolights.training.grids import Grid, cells, differences, run_grid, to_latex, to_markdown
+from videolights.files import write_json
+from videolights.training.grids import Grid, differences, run_grid, to_latex, to_markdown, to_rows
 from videolights.training.loop import train
 
 QUERIES = [dict(qid=q, query="x", vid=f"v{q // 2}", duration=20, relevant_windows=[[0, 10]]) for q in range(24)]
@@ -69,11 +70,13 @@ def test_the_table_in_every_form(stage, tmp_path):
     write, _ = stage
     grid = Grid.load(write(title="Played", paper=dict(source="a paper", rows={"paper": {"mIoU": 99.9}})))
     table, failed = run_grid(grid, tmp_path / "out", progress=False)
-    shown = {(row, metric): rest for row, metric, *rest in cells(table).values.tolist()}
     assert not failed
-    assert shown["paper", "MR-mIoU"] == [101.5, pytest.approx(np.sqrt(.5)), True]
-    assert not shown["no FRA", "MR-mIoU"][2]
-    assert [shown[row, "MR-R1@0.5"][2] for row in ("paper", "no FRA")] == [True, True]               # a tie has two best
+    paper, changed = to_rows(table)
+    assert (paper["MR-mIoU"], paper["MR-mIoU spread"]) == (101.5, pytest.approx(np.sqrt(.5), abs=.005))
+    lines = {line.split(" | ")[0]: line for line in to_markdown(table).splitlines() if "±" in line}
+    assert lines["| paper"].endswith("| **100.0 ± 0.0** | **101.5 ± 0.7** | 2 |")
+    assert lines["| no FRA"].endswith("| **100.0 ± 0.0** | 81.5 ± 0.7 | 2 |")                         # a tie has two best
+    assert changed["difference"] == -20
     pair = table["rows"]["no FRA"]["paired"][""]
     assert pair["difference"] == pytest.approx(-20)
     assert pair["low"] == pytest.approx(-20)
@@ -119,6 +122,16 @@ def test_runs_share_the_gpus(stage, tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "gpus", lambda: 2)
     run_grid(Grid.load(write(seeds=[1, 2])), tmp_path / "out", progress=False)
     assert {gpu for _, gpu in started[:2]} == {0, 1}
+
+
+@pytest.mark.parametrize("lr", [1e-05, 1e-4, 2.5e-7])
+def test_a_run_s_recipe_is_read_as_it_was_written(tmp_path, lr):
+    "JSON writes 0.00001 as 1e-05, which YAML takes for text: recipes beside runs are read as JSON."
+    config = Config(data=str(tmp_path / "data.yaml")).with_changes({"train.lr": lr})
+    write_json(tmp_path / "run.recipe.json", config.to_dict())
+    assert Config.load(tmp_path / "run.recipe.json") == config
+    (tmp_path / "run.recipe.json").write_text('{"train": ')
+    with pytest.raises(InputError, match="run.recipe.json: not valid JSON"): Config.load(tmp_path / "run.recipe.json")
 
 
 def test_names_follow_everything_that_matters(stage):

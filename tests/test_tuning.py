@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -210,7 +211,7 @@ def test_killed_while_it_trains(tmp_path, monkeypatch):
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert len(rows.splitlines()) < 4, "the run outlived its search"
-    ended = SimpleNamespace(poll=lambda: 0, returncode=0, terminate=int, wait=int, stdin=SimpleNamespace(close=int))
+    ended = nullcontext(SimpleNamespace(poll=lambda: 0, returncode=0, terminate=int, wait=int))
     monkeypatch.setattr("videolights.training.grids.start_run", lambda config, folder, *_: (train(config, folder, progress=False), ended)[1])      # in this process, undisturbed
     whole = tune(Search.load(tmp_path / "search.yaml"), tmp_path / "whole", progress=False)
     assert summary(json.loads((tmp_path / "cut/results.json").read_text())) == summary(whole)

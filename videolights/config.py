@@ -8,6 +8,7 @@ __all__ = ['PROTOCOLS', 'PRESETS', 'InputError', 'read_text', 'from_dict', 'read
 
 # %% ../nbs/core/01_config.ipynb #31437f61
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -93,11 +94,14 @@ def _check(
 
 # %% ../nbs/core/01_config.ipynb #2b2551bd
 def read_yaml(
-    path: str | Path,  # a YAML file holding a mapping
+    path: str | Path,  # a YAML file holding a mapping; one that is called .json is read as JSON
 ) -> dict:
-    "Read a YAML file; errors name it."
-    try: values = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as e: raise InputError(f"{path}: not valid YAML ({' '.join(str(e).split())})") from None
+    "Read a YAML or JSON file; errors name it."
+    read = json.loads if Path(path).suffix == ".json" else yaml.safe_load      # YAML takes JSON's 1e-05 for text
+    try: values = read(read_text(path))
+    except (yaml.YAMLError, json.JSONDecodeError) as e:
+        kind = "JSON" if read is json.loads else "YAML"
+        raise InputError(f"{path}: not valid {kind} ({' '.join(str(e).split())})") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
     return values
@@ -368,7 +372,7 @@ class Config:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        "Read a recipe (YAML) or a saved config (JSON, which is YAML too)."
+        "Read a recipe (YAML) or a saved config (JSON)."
         config = from_dict(cls, read_yaml(path), str(path))
         return replace(config, data=str((Path(path).parent / config.data).resolve())) if config.data else config
 

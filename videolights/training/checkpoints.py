@@ -46,7 +46,7 @@ def training_tensors(
     return {k: v.contiguous() for k, v in (moments | averaged).items()} | {"random.cpu": torch.get_rng_state()} | cuda
 
 # %% ../../nbs/training/47_checkpoints.ipynb #6f40b455
-def _read_training(path: Path) -> tuple[dict, dict]:
+def _read_training(path):
     "Progress and tensors of a file that `save_checkpoint` wrote."
     try:
         with safe_open(path, "pt") as f:
@@ -75,11 +75,11 @@ def restore_training(
     return progress
 
 # %% ../../nbs/training/47_checkpoints.ipynb #020335eb
-def _settings(saved: dict) -> dict:
+def _settings(saved):
     "Every setting of a saved recipe under its dotted name."
-    parts = {part: saved.get(part, {}) for part in ("model", "loss", "train")}
-    inner = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
-    return inner | {"sources": saved.get("sources") or []}
+    inner = {f"{part}.{name}": value for part in ("model", "loss", "train")
+             for name, value in saved.get(part, {}).items()}
+    return inner | {"sources": list(saved.get("sources") or [])}
 
 # %% ../../nbs/training/47_checkpoints.ipynb #8a373a7a
 def check_folder(
@@ -93,7 +93,7 @@ def check_folder(
     if path.exists():
         if not resume:
             raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")
-        now, before = _settings(json.loads(json.dumps(config.to_dict()))), _settings(read_json(path))
+        now, before = _settings(config.to_dict()), _settings(read_json(path))
         for name, value in now.items():
             if before.get(name) != value and name != "train.epochs":
                 raise InputError(f"{path}: was started with another {name} ({before.get(name)}); "

@@ -39,9 +39,9 @@ from .checkpoints import (check_folder, restore_training, save_checkpoint, start
 
 # %% ../../nbs/training/48_loop.ipynb #5e640df9
 def _deal(
-    vids: np.ndarray,            # (n,) whose query each is
-    rng: np.random.Generator,
-) -> np.ndarray:                 # (n,) a permutation that leaves no query with its video
+    vids,    # (n,) whose query each is
+    rng,
+):           # (n,) a permutation that leaves no query with its video
     "Deal queries to other videos: at random, then swap those that came back."
     deal = rng.permutation(len(vids))
     for _ in range(100):
@@ -75,12 +75,7 @@ def open_split(
     return ShuffledText(dataset, config.train.seed) if config.train.shuffle_text else dataset
 
 # %% ../../nbs/training/48_loop.ipynb #fd04b35d
-def _predict_batch(
-    model: VideoLights,
-    batch: Batch,
-    data: DataConfig,
-    nms: float,
-):                    # a generator of rows
+def _predict_batch(model, batch, data, nms):
     "Windows in seconds and a score per clip for each item of a batch."
     out = model(*batch.inputs)
     spans, logits, saliency = (x.float().cpu().numpy() for x in (out.spans, out.logits, out.saliency))
@@ -164,7 +159,7 @@ class Trainee(nn.Module):
 class _Share(torch.utils.data.Sampler):
     "One process's part of every batch."
 
-    def __init__(self, batches: LengthBatches, rank: int, world: int):
+    def __init__(self, batches, rank, world):
         self.batches, self.rank, self.world = batches, rank, world
 
     def __iter__(self): return (batch[self.rank::self.world] or batch[:1] for batch in self.batches)
@@ -182,8 +177,9 @@ class Run:
         set_seed(t.seed)
         several = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(mixed_precision=t.precision, kwargs_handlers=[several])
-        self.rows, self.first = [], 0                  # of the log; epoch to begin with
-        self.best, self.best_epoch = -math.inf, 0      # best score so far
+        self.rows, self.epoch = [], -1                 # of the log; the last epoch that was trained
+        self.best: float | None = None                 # best score so far
+        self.best_epoch = 0
         self._open_data()
         self._build_model()
 
@@ -220,24 +216,22 @@ class Run:
 # %% ../../nbs/training/48_loop.ipynb #6441eaaa
 def keep_best(
     run: Run,
-    epoch: int,
     predictions: list[dict],   # of the evaluation split
     metrics: dict,             # of `evaluate`
 ):
     "Save `best` with its predictions when it is the best so far."
     t = run.config.train
     score = selection_score(metrics["brief"], run.data.protocol, t.select)
-    if score <= run.best: return
-    run.best, run.best_epoch = score, epoch
+    if run.best is not None and score <= run.best: return
+    run.best, run.best_epoch = score, run.epoch
     save_checkpoint(run.out / "best", run.eval_model, run.contract)
     write_jsonl(run.out / f"predictions_{t.eval_split}.jsonl", predictions)
-    write_json(run.out / f"metrics_{t.eval_split}.json", {"epoch": epoch + 1, **metrics})
+    write_json(run.out / f"metrics_{t.eval_split}.json", {"epoch": run.epoch + 1, **metrics})
 
 # %% ../../nbs/training/48_loop.ipynb #187f7e7d
-def save_last(run: Run, epoch: int):
+def save_last(run: Run):
     "Save all that resuming needs."
-    best = None if run.best == -math.inf else run.best
-    progress = dict(epoch=epoch, best=best, best_epoch=run.best_epoch, rows=run.rows)
+    progress = {name: getattr(run, name) for name in ("epoch", "best", "best_epoch", "rows")}
     save_checkpoint(run.out / "last", run.model, run.contract, training_tensors(run.optimizer, run.average), progress)
     write_csv(run.out / "log.csv", run.rows)
 
@@ -245,9 +239,7 @@ def save_last(run: Run, epoch: int):
 def resume_run(run: Run):
     "Take up what `save_last` saved."
     run.model.load_state_dict(load(run.out / "last").state_dict())
-    progress = restore_training(run.out / "last", run.optimizer, run.average)
-    run.rows, run.best_epoch, run.first = progress["rows"], progress["best_epoch"], progress["epoch"] + 1
-    run.best = -math.inf if progress["best"] is None else progress["best"]
+    vars(run).update(restore_training(run.out / "last", run.optimizer, run.average))
 
 # %% ../../nbs/training/48_loop.ipynb #fa36ff54
 def peak_memory_mb() -> int:
@@ -272,10 +264,9 @@ class Log:
 
     def __init__(self, run: Run, progress: bool):
         self.run, self.steps, main = run, len(run.sampler), run.accelerator.is_main_process
-        self.board = SummaryWriter(str(run.out / "tensorboard"), purge_step=run.first + 1) if main else None
-        total, done = run.config.train.epochs * self.steps, run.first * self.steps
-        quiet = not (progress and main)
-        self.bar = tqdm(total=total, initial=done, disable=quiet, unit="step", mininterval=1, file=sys.stdout)
+        self.board = SummaryWriter(str(run.out / "tensorboard"), purge_step=run.epoch + 2) if main else None
+        self.bar = tqdm(total=run.config.train.epochs * self.steps, initial=(run.epoch + 1) * self.steps, unit="step",
+                        disable=not (progress and main), mininterval=1, file=sys.stdout)
 
     def __enter__(self): return self
 
@@ -285,15 +276,16 @@ class Log:
 
     def begin(self): self.started, self.sums = time.perf_counter(), defaultdict(float)
 
-    def step(self, epoch: int, losses: dict):
+    def step(self, losses: dict):
         "Count a batch's losses; not a number is an error."
-        if not (total := losses["total"]).isfinite():
+        run, total = self.run, losses["total"].item()
+        if not math.isfinite(total):
             bad = ", ".join(name for name, term in losses.items() if not term.isfinite())
-            raise InputError(f"{self.run.out}: loss became {total.item()} in epoch {epoch + 1} (terms {bad}); "
+            raise InputError(f"{run.out}: loss became {total} in epoch {run.epoch + 1} (terms {bad}); "
                              "lower train.lr, then resume or start again")
         for name, term in losses.items(): self.sums[name] += term.item()
         self.bar.update()
-        self.bar.set_postfix(epoch=epoch + 1, loss=f"{total.item():.2f}", best=f"{self.run.best:.2f}", refresh=False)
+        self.bar.set_postfix(epoch=run.epoch + 1, loss=total, best=run.best, refresh=False)
 
     def means(self) -> dict:
         "Mean losses of the epoch, seconds and memory."
@@ -306,22 +298,23 @@ class Log:
 
     def epoch(self, row: dict):
         "Add a row."
-        run, epoch = self.run, row["epoch"]
+        run, board = self.run, self.board
         run.rows.append(row)
         for name, value in row.items():
-            if self.board and value is not None: self.board.add_scalar(name.replace("loss_", "loss/"), value, epoch)
-        if not self.bar.disable: self.bar.write(epoch_line(row, run.data.protocol, best=run.best_epoch == epoch - 1))
+            if board and value is not None: board.add_scalar(name.replace("loss_", "loss/"), value, row["epoch"])
+        if not self.bar.disable: self.bar.write(epoch_line(row, run.data.protocol, best=run.best_epoch == run.epoch))
 
 # %% ../../nbs/training/48_loop.ipynb #f5778a6f
 def fit(run: Run, log: Log):
     "Batch, outputs, named losses, gradients, step; then evaluate, keep the best, save what resuming needs."
     t, data, accelerator = run.config.train, run.data, run.accelerator
-    for epoch in range(run.first, t.epochs):
+    for epoch in range(run.epoch + 1, t.epochs):
+        run.epoch = epoch
         log.begin()
         for done, batch in run.batches(epoch):
             for group in run.optimizer.param_groups: group["lr"] = t.lr * lr_factor(t, done)
             losses = run.trainee(batch, epoch)                     # the model's outputs, then each loss by its name
-            log.step(epoch, losses)
+            log.step(losses)
             accelerator.backward(losses["total"])
             accelerator.clip_grad_norm_(run.trainee.parameters(), t.clip_norm)
             run.optimizer.step()
@@ -332,17 +325,17 @@ def fit(run: Run, log: Log):
             if run.eval_set is not None and ((epoch + 1) % t.eval_every == 0 or epoch + 1 == t.epochs):
                 predictions = predict(run.eval_model, run.eval_set, data, nms=t.nms)
                 metrics: dict = evaluate(predictions, run.eval_set.annotations, data.protocol, data.clip_seconds)
-                keep_best(run, epoch, predictions, metrics)
+                keep_best(run, predictions, metrics)
                 row |= metrics["brief"]
             log.epoch(row)
-            save_last(run, epoch)
-        if stop_early(run, epoch): break
+            save_last(run)
+        if stop_early(run): break
 
 # %% ../../nbs/training/48_loop.ipynb #88270aea
-def stop_early(run: Run, epoch: int) -> bool:
+def stop_early(run: Run) -> bool:
     "Whether `patience` evaluations brought nothing better; the main process knows, all processes stop together."
     t, accelerator = run.config.train, run.accelerator
-    waited = run.eval_set is not None and t.patience and epoch - run.best_epoch >= t.patience * t.eval_every
+    waited = run.eval_set is not None and t.patience and run.epoch - run.best_epoch >= t.patience * t.eval_every
     stale = torch.tensor(float(accelerator.is_main_process and waited), device=accelerator.device)
     return bool(torch.as_tensor(accelerator.reduce(stale)) > 0)
 

@@ -9,15 +9,14 @@ __all__ = ['read_setting', 'Search', 'RepeatableSampler', 'trial_changes', 'sugg
 
 # %% ../../nbs/training/50_search.ipynb #0fc5af81
 import csv
-import json
 import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -28,31 +27,35 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from ..config import (Config, DataConfig, InputError, LossConfig, ModelConfig, TrainConfig, from_dict,
-                                read_yaml)
+from ..config import Config, DataConfig, InputError, from_dict, read_yaml
 from ..evaluation.reports import HEADLINES
 from ..files import locked, write_json, write_text
-from .grids import Interrupted, Workers, markdown_lines, read_run, run_name, seconds_trained
-from .loop import selected_metrics, selection_score
+from .grids import (Interrupted, Workers, changed_recipe, markdown_lines, read_run, run_name,
+                                        seconds_trained, section)
+from .loop import selected_metrics
 
 # %% ../../nbs/training/50_search.ipynb #91b22449
 _FIXED = ("train.seed", "train.epochs", "train.train_split", "train.eval_split", "train.eval_every", "train.select",
           "train.domain", "train.shuffle_text")
-_PARTS = dict(model=ModelConfig, loss=LossConfig, train=TrainConfig)
-_KINDS = {f"{part}.{f.name}": f.type for part, cls in _PARTS.items() for f in fields(cls)}
+_KINDS = {f"{part}.{f.name}": f.type for part in ("model", "loss", "train") for f in fields(getattr(Config(), part))}
 
 # %% ../../nbs/training/50_search.ipynb #ab0e4dbc
 def read_setting(
     name: str,       # of the setting, with its part: "train.lr"
     given,           # what the file says of it
+    base: Config,    # the recipe that is searched around
 ) -> BaseDistribution:
     "An entry of the space as one of Optuna's distributions; anything that makes no sense is refused."
     wrong = lambda what: InputError(f"space: '{name}': {what}")
     if name in _FIXED: raise wrong("is the same in all trials; set it under change")
-    if name not in _KINDS: raise wrong("is no setting; names are those that --set takes, for example train.lr")
-    if isinstance(given, list) and len(given) > 1: return CategoricalDistribution(given)
-    if not isinstance(given, dict) or not {"low", "high"} <= set(given) <= {"low", "high", "log", "step"}:
+    values = [given.get("low"), given.get("high")] if isinstance(given, dict) else given
+    if not isinstance(values, list) or len(values) < 2 or None in values:
         raise wrong(f"expected a list of two or more choices, or low and high with log or step, found {given!r}")
+    for value in values:
+        try: base.with_changes({name: value})
+        except InputError as e: raise InputError(f"space: {str(e).removeprefix('--set ')}") from None
+    if name not in _KINDS: raise wrong("is no setting; names are those that --set takes, for example train.lr")
+    if isinstance(given, list): return CategoricalDistribution(given)
     if _KINDS[name] not in (int, float): raise wrong("has no range, for it is no number; list its choices")
     try: distribution = (IntDistribution if _KINDS[name] is int else FloatDistribution)(**given)
     except (TypeError, ValueError) as e: raise wrong(f"is no range ({e})") from None
@@ -92,32 +95,34 @@ class Search:
 
     def config(self, changes: dict, seed: int) -> Config:
         "The recipe of one run."
-        given = {**self.change, **({"train.select": self.metric} if self.metric else {}), **changes, "train.seed": seed}
-        if given.get("data"): given["data"] = str(Path(self.folder, given["data"]).resolve())
-        return Config.load(Path(self.folder, self.base).resolve()).with_changes(given)
+        metric = {"train.select": self.metric} if self.metric else {}
+        return changed_recipe(Path(self.folder), self.base, self.change | metric | changes | {"train.seed": seed})
 
     def start(self) -> dict:
         "The base recipe as a point of the space."
-        base = self.config({}, self.seeds[0]).to_dict()
-        return {name: base[part][key] for name in self.space for part, _, key in [name.partition(".")]}
+        return {name: attrgetter(name)(self.recipe) for name in self.space}
 
     def distributions(self) -> dict[str, BaseDistribution]:
         "The space as Optuna has it."
-        return {name: read_setting(name, given) for name, given in self.space.items()}
+        return {name: read_setting(name, given, self.recipe) for name, given in self.space.items()}
+
+    @cached_property
+    def recipe(self) -> Config: return self.config({}, self.seeds[0])
+
+    @cached_property
+    def protocol(self) -> str: return DataConfig.load(self.recipe.data).protocol
+
+    @property
+    def scored_by(self) -> tuple[str, ...]: return selected_metrics(self.protocol, self.recipe.train.select)
 
 # %% ../../nbs/training/50_search.ipynb #c513ce2b
-def _check_space(search: Search):
-    "Refuse names that no recipe has, values that it would not take, and a space without the base recipe."
-    base = search.config({}, 0)
-    DataConfig.load(base.data)
-    if base.train.eval_split in ("", "test"):
+def _check_space(search):
+    "Refuse a space that makes no sense, and one without the base recipe."
+    DataConfig.load(search.recipe.data)
+    if search.recipe.train.eval_split in ("", "test"):
         raise InputError("train.eval_split: settings are chosen on a validation split; name one")
-    for name, given in search.space.items():
-        if isinstance(given, dict): given = [given[end] for end in ("low", "high") if end in given]
-        for value in given if isinstance(given, list) else []:
-            try: base.with_changes({name: value})
-            except InputError as e: raise InputError(f"space: {str(e).removeprefix('--set ')}") from None
-    try: optuna.trial.create_trial(params=search.start(), distributions=search.distributions(), value=0.0)
+    distributions = search.distributions()
+    try: optuna.trial.create_trial(params=search.start(), distributions=distributions, value=0.0)
     except ValueError as e:
         raise InputError(f"space: leaves out the base recipe, with which a search begins; widen it ({e})") from None
 
@@ -131,7 +136,7 @@ class RepeatableSampler(optuna.samplers.BaseSampler):
 
     def sample_relative(self, study, trial, search_space):
         if trial.number == 0: return self.search.start()
-        before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number and t.state.is_finished()]
+        before = [t for t in study.trials if t.number < trial.number and t.state.is_finished()]
         seed = int(np.random.SeedSequence([self.search.seed, trial.number]).generate_state(1)[0])
         estimator = optuna.samplers.TPESampler(n_startup_trials=self.search.startup, seed=seed)
         copy = optuna.create_study(direction="maximize", sampler=estimator)
@@ -144,34 +149,34 @@ class RepeatableSampler(optuna.samplers.BaseSampler):
 # %% ../../nbs/training/50_search.ipynb #be62d6dd
 def trial_changes(trial: optuna.Trial | FrozenTrial) -> dict:      # setting -> value
     "What a trial was given; numbers to four digits, as they are shown."
-    real = {name for name, distribution in trial.distributions.items() if isinstance(distribution, FloatDistribution)}
-    return {name: float(f"{value:.4g}") if name in real else value for name, value in trial.params.items()}
+    real = lambda name: isinstance(trial.distributions[name], FloatDistribution)
+    return {name: float(f"{value:.4g}") if real(name) else value for name, value in trial.params.items()}
 
 # %% ../../nbs/training/50_search.ipynb #b74f5364
 def suggest(
     trial: optuna.Trial,
-    space: dict[str, BaseDistribution],
-) -> dict:                 # setting -> value
+    space: dict,      # of a search
+) -> dict:            # setting -> value
     "Draw every setting of a trial, or read what it was given before a stop."
-    for name, d in space.items():
-        if isinstance(d, IntDistribution): trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
-        elif isinstance(d, FloatDistribution): trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
-        elif isinstance(d, CategoricalDistribution): trial.suggest_categorical(name, d.choices)
+    for name, given in space.items():
+        if isinstance(given, list): trial.suggest_categorical(name, given)
+        elif _KINDS[name] is int: trial.suggest_int(name, **given)
+        else: trial.suggest_float(name, **given)
     return trial_changes(trial)
 
 # %% ../../nbs/training/50_search.ipynb #8289beea
-def _fixed(search: Search) -> dict:
-    "What may not change while a search goes on, as JSON has it."
-    base = search.config({}, search.seeds[0]).to_dict()
+def _fixed(search):
+    "What may not change while a search goes on."
+    base = search.recipe.to_dict()
     own = {name: getattr(search, name) for name in ("space", "seeds", "startup", "warmup", "seed")}
-    return json.loads(json.dumps(dict(base={**base, "data": Path(base["data"]).name}, **own)))
+    return dict(base={**base, "data": Path(base["data"]).name}, **own)
 
 
-def _journal(path: Path) -> optuna.storages.JournalStorage:
+def _journal(path):
     "The journal without what a kill left: Optuna's lock (the folder has one of its own) and half a line."
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-    lines = path.read_bytes() if path.exists() else b""
-    if not lines.endswith(b"\n"): path.write_bytes(lines[:lines.rfind(b"\n") + 1])
+    path.touch()
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
     return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
 
 # %% ../../nbs/training/50_search.ipynb #567b8fc7
@@ -196,17 +201,13 @@ def open_study(
 
 # %% ../../nbs/training/50_search.ipynb #65187470
 def epoch_scores(
-    log: Path,        # log.csv of a run
-    protocol: str,
-    select: str,      # train.select
+    log: Path,                   # log.csv of a run
+    names: tuple[str, ...],      # of `selected_metrics`
 ) -> list[tuple[int, float]]:    # (epoch, what picks the checkpoint) of every epoch that was evaluated
     "What a run has reached so far."
-    names, found = selected_metrics(protocol, select), []
-    for row in csv.DictReader(open(log)) if log.exists() else []:
-        brief = {name: float(row[name] or 0) for name in names if name in row}
-        if not any(row.get(name) for name in names): continue
-        found.append((int(row["epoch"]), selection_score(brief, protocol, select)))
-    return found
+    rows = list(csv.DictReader(open(log))) if log.exists() else []
+    return [(int(row["epoch"]), float(np.mean([float(row.get(name) or 0) for name in names])))
+            for row in rows if any(map(row.get, names))]
 
 # %% ../../nbs/training/50_search.ipynb #393686cf
 def run_trial(
@@ -216,18 +217,20 @@ def run_trial(
     workers: Workers,
 ) -> float:               # mean over seeds of the best score
     "Train a trial's seeds one after the other."
-    changes, scores = suggest(trial, search.distributions()), []
-    reported = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values      # before a stop
+    changes, scores = suggest(trial, search.space), []
+    reported = trial.study.trials[trial.number].intermediate_values      # before a stop
     for seed in search.seeds:
         config, seen = search.config(changes, seed), []
-        folder, protocol = runs / run_name(f"trial-{trial.number:03d}", config), DataConfig.load(config.data).protocol
-        with closing(workers.train(config, folder)) as training:
-            for _ in training:
-                for epoch, score in epoch_scores(folder / "log.csv", protocol, config.train.select)[len(seen):]:
-                    seen.append(score)
-                    step = len(scores) * config.train.epochs + epoch
-                    if step not in reported: trial.report(float(np.mean([*scores, max(seen)])), step)
-                    if trial.number and trial.should_prune(): raise optuna.TrialPruned
+        folder = runs / run_name(f"trial-{trial.number:03d}", config)
+
+        def report():
+            for epoch, score in epoch_scores(folder / "log.csv", search.scored_by)[len(seen):]:
+                seen.append(score)
+                step = len(scores) * config.train.epochs + epoch
+                if step not in reported: trial.report(float(np.mean([*scores, max(seen)])), step)
+                if trial.number and trial.should_prune(): raise optuna.TrialPruned
+
+        workers.train(config, folder, report)
         if not seen: raise InputError(f"{folder.name}: was never evaluated")
         scores.append(max(seen))
     return float(np.mean(scores))
@@ -238,11 +241,10 @@ _STATES = dict(COMPLETE="finished", PRUNED="stopped early", FAIL="failed", RUNNI
 # %% ../../nbs/training/50_search.ipynb #682a2b6f
 def describe_trial(
     trial: FrozenTrial,
-    search: Search,
     runs: Path,
 ) -> dict:      # JSON-ready: trial, state, score, epochs, minutes, changes, metrics, why
     "A trial for the table."
-    folders = [folder for seed in search.seeds for folder in runs.glob(f"trial-{trial.number:03d}-{seed}-*/")]
+    folders = sorted(runs.glob(f"trial-{trial.number:03d}-*/"))
     done = trial.state.name == "COMPLETE"
     briefs = pd.DataFrame([run["brief"] for folder in folders if done and (run := read_run(folder))])
     metrics = {name: round(float(mean), 2) for name, mean in briefs.mean().items()}
@@ -257,68 +259,60 @@ def describe_search(
     runs: Path,
 ) -> dict:      # JSON-ready: metric, base, seeds, space, best (number of a trial or None), trials
     "All that a search has found so far, the best trial first."
-    rows = [describe_trial(trial, search, runs) for trial in study.get_trials(deepcopy=False)]
-    order, config = list(_STATES.values()), search.config({}, search.seeds[0])
+    rows, order = [describe_trial(trial, runs) for trial in study.trials], list(_STATES.values())
     rows.sort(key=lambda row: (order.index(row["state"]), -(row["score"] or -math.inf), row["trial"]))
-    protocol = DataConfig.load(config.data).protocol
-    names = selected_metrics(protocol, config.train.select)
-    best = rows[0]["trial"] if rows and rows[0]["state"] == "finished" else None
+    names = search.scored_by
+    best = rows[0]["trial"] if rows[0]["state"] == "finished" else None
     return dict(base=Path(search.base).name, metric="mean of " * (len(names) > 1) + ", ".join(names),
-                shown=list(HEADLINES[protocol]), epochs=config.train.epochs, seeds=search.seeds, space=search.space,
-                asked=search.trials, best=best, trials=rows)
+                shown=list(HEADLINES[search.protocol]), epochs=search.recipe.train.epochs, seeds=search.seeds,
+                space=search.space, asked=search.trials, best=best, trials=rows)
 
 # %% ../../nbs/training/50_search.ipynb #d281a05d
 def trials_markdown(found: dict) -> str:     # of `describe_search`
     "A search as Markdown."
     short = {name: name.partition(".")[2] for name in found["space"]}
     names = {name: part if list(short.values()).count(part) == 1 else name for name, part in short.items()}
-    number = lambda value, digits: "-" if value is None else f"{value:.{digits}f}"
-    rows, base = found["trials"], {row["trial"]: row for row in found["trials"]}.get(0)
+    number = lambda value, digits, bold="": "-" if value is None else f"{bold}{value:.{digits}f}{bold}"
+    rows, base = found["trials"], next(row["score"] for row in found["trials"] if row["trial"] == 0)
     seeds = ", ".join(map(str, found["seeds"]))
     lines = [f"{len(rows)} of {found['asked']} trials around {found['base']}, score: {found['metric']} "
              f"on the validation split, mean over seeds {seeds}.",
              "Of a trial that was stopped early the score is what it had reached.", ""]
-    if found["best"] is not None and base and base["score"] is not None:
+    if found["best"] is not None and base is not None:
         lines += [f"Best: trial {found['best']} with {rows[0]['score']:.2f}; "
-                  f"the base recipe (trial 0) has {base['score']:.2f}. "
+                  f"the base recipe (trial 0) has {base:.2f}. "
                   "The best of many is partly luck: `check.yaml` compares the two on new seeds.", ""]
-    bold = lambda row: "**" * (row["trial"] == found["best"])
-    table = [{"trial": row["trial"], "score": bold(row) + number(row["score"], 2) + bold(row),
+    table = [{"trial": row["trial"], "score": number(row["score"], 2, "**" * (row["trial"] == found["best"])),
               **{title: row["changes"].get(name, "-") for name, title in names.items()},
               **{m: number(row["metrics"].get(m), 1) for m in found["shown"]},
               "epochs": row["epochs"], "state": row["state"]} for row in rows]
     lines += markdown_lines(pd.DataFrame(table, dtype=object).set_index("trial"))
-    failed = [f"- trial {row['trial']}: {row['why']}" for row in rows if row["why"]]
-    if failed: lines += ["", "Failed:", "", *failed]
+    lines += section("Failed:", [f"- trial {row['trial']}: {row['why']}" for row in rows if row["why"]])
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/training/50_search.ipynb #2891cc6e
 def tuning_figure(
-    found: dict,        # as `tune` returns it
-    columns: int = 3,   # plots side by side
-):                      # a plotly figure
-    "Every trial, in order and over each setting."
-    import plotly.graph_objects as go
+    found: dict,   # as `tune` returns it
+):                 # a plotly figure
+    "Every trial, in order and over each setting: three plots side by side."
     from plotly.subplots import make_subplots
     rows = sorted((row for row in found["trials"] if row["score"] is not None), key=lambda row: row["trial"])
-    finished, high = [row["state"] == "finished" for row in rows], -(-(1 + len(found["space"])) // columns)
-    scores, numbers = [row["score"] for row in rows], [row["trial"] for row in rows]
-    symbols = ["diamond" if n == 0 else "circle" if done else "circle-open" for n, done in zip(numbers, finished)]
-    said = lambda row: [f"trial {row['trial']}, {row['state']}", *(f"{name} {v}" for name, v in row["changes"].items())]
+    frame = pd.DataFrame([row | row["changes"] for row in rows])
+    finished, high = frame["state"] == "finished", 1 + len(found["space"]) // 3
+    symbols = np.select([frame["trial"] == 0, finished], ["diamond", "circle"], "circle-open")
+    text = [f"trial {row['trial']}, {row['state']}" + "".join(f"<br>{name} {v}" for name, v in row["changes"].items())
+            for row in rows]
     look = dict(mode="markers", marker=dict(symbol=symbols, color="#E0691A", size=9, opacity=.8),
-                text=["<br>".join(said(row)) for row in rows], hovertemplate="%{y:.2f}, %{text}<extra></extra>")
-    every: Any = "all"      # Plotly's annotation knows True alone
-    fig = make_subplots(high, columns, shared_yaxes=every, horizontal_spacing=.03, vertical_spacing=.32 / high)
-    best = np.maximum.accumulate(np.where(finished, scores, -math.inf))
-    line = dict(color="#4A7FC9", width=2, shape="hv")
-    fig.add_trace(go.Scatter(x=numbers, y=best, mode="lines", line=line, hoverinfo="skip"), row=1, col=1)
+                text=text, hovertemplate="%{y:.2f}, %{text}<extra></extra>")
+    fig = make_subplots(high, 3, shared_yaxes=True, horizontal_spacing=.03, vertical_spacing=.32 / high)
+    best, line = frame["score"].where(finished).cummax().ffill(), dict(color="#4A7FC9", width=2, shape="hv")
+    fig.add_scatter(x=frame["trial"], y=best, mode="lines", line=line, hoverinfo="skip", row=1, col=1)
     for k, name in enumerate(["trial", *found["space"]]):
-        given, x = found["space"].get(name, {}), numbers if name == "trial" else [row["changes"][name] for row in rows]
+        given, row, col = found["space"].get(name, {}), k // 3 + 1, k % 3 + 1
         kind = "category" if isinstance(given, list) else "log" if given.get("log") else "linear"
-        row, col = k // columns + 1, k % columns + 1
-        fig.add_trace(go.Scatter(x=list(map(str, x)) if kind == "category" else x, y=scores, **look), row=row, col=col)
+        fig.add_scatter(x=frame[name], y=frame["score"], **look, row=row, col=col)
         fig.update_xaxes(title=name, type=kind, dtick="D2" if kind == "log" else None, nticks=6, row=row, col=col)
-    fig.update_yaxes(title="score", col=1)
+    fig.update_yaxes(matches="y").update_yaxes(title="score", col=1)
     margin = dict(l=60, r=10, t=10, b=50)
     return fig.update_layout(height=60 + 190 * high, template="plotly_white", showlegend=False, margin=margin)
 
@@ -328,9 +322,9 @@ def to_recipe(
     folder: Path,     # that the recipe is written to: the data set is named from there
 ) -> dict:
     "A recipe as a mapping, without defaults."
-    default = lambda part: asdict(type(part)())
-    differing = lambda part: {name: value for name, value in asdict(part).items() if value != default(part)[name]}
-    parts = {name: differing(getattr(config, name)) for name in ("model", "loss", "train")}
+    given, default = config.to_dict(), Config().to_dict()
+    parts = {part: {name: value for name, value in given[part].items() if value != default[part][name]}
+             for part in ("model", "loss", "train")}
     recipe = dict(data=os.path.relpath(config.data, folder.resolve()), sources=config.sources) | parts
     return {name: value for name, value in recipe.items() if value}
 
@@ -342,7 +336,6 @@ def write_recipes(
 ):
     "base.yaml, best.yaml and the grid that compares them, check.yaml."
     rows = {row["trial"]: row for row in found["trials"]}
-    recipe = lambda changes: to_recipe(search.config(changes, search.seeds[0]), out)
     best, base = rows[found["best"]], rows[0]
     said = (f"# Trial {best['trial']} of a search around {found['base']}: "
             f"{best['score']:.2f} where that has {base['score']:.2f} "
@@ -350,7 +343,9 @@ def write_recipes(
     title = f"The best of {len(rows)} trials beside the recipe that the search began with, on new seeds"
     grid = dict(title=title, base="base.yaml", rows={"base": {}, "tuned": {"base": "best.yaml"}},
                 seeds=[max(search.seeds) + n for n in (1, 2, 3)], metrics=found["shown"])
-    for name, head, content in (("best", said, recipe(best["changes"])), ("base", "", recipe({})), ("check", "", grid)):
+    tuned = to_recipe(search.config(best["changes"], search.seeds[0]), out)
+    files = (("best", said, tuned), ("base", "", to_recipe(search.recipe, out)), ("check", "", grid))
+    for name, head, content in files:
         write_text(out / f"{name}.yaml", head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 # %% ../../nbs/training/50_search.ipynb #36b84c42
@@ -363,15 +358,11 @@ def write_results(
     found = describe_search(study, search, out / "runs")
     write_json(out / "results.json", found)
     write_text(out / "results.md", trials_markdown(found))
-    if ("finished", 0) in {(row["state"], row["trial"]) for row in found["trials"]}: write_recipes(found, search, out)
+    if study.trials[0].state == TrialState.COMPLETE: write_recipes(found, search, out)
     return found
 
 # %% ../../nbs/training/50_search.ipynb #b76bb750
-def _ended(study: optuna.Study) -> int:
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-
-
-def _status(study: optuna.Study) -> str:
+def _status(study):
     "Where a search stands, for the progress bar."
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     now = [f"trial {trial.number}: epoch {trial.last_step or 0}" for trial in running]
@@ -399,17 +390,17 @@ def tune(
             trial.set_user_attr("why", str(e))
             raise
 
-    def show():
-        bar.n = _ended(study)
-        bar.set_postfix_str(_status(study))
+    def save(*_):
+        write_results(study, search, out)
+        bar.update()
 
-    def save(*_): write_results(study, search, out)
-
-    bar = tqdm(total=search.trials, disable=not progress, unit="trial", file=sys.stdout)
-    with locked(out), bar, ThreadPoolExecutor(1) as thread:
+    with locked(out), ThreadPoolExecutor(1) as thread:
         study = open_study(search, out)
-        work = thread.submit(study.optimize, objective, search.trials - _ended(study), n_jobs=jobs,
-                             catch=(InputError,), callbacks=[save])
-        try: workers.wait([work], show)
-        except Interrupted as e: raise InputError(str(e)) from None
+        ended = sum(trial.state.is_finished() for trial in study.trials)
+        bar = tqdm(total=search.trials, initial=ended, disable=not progress, unit="trial", file=sys.stdout)
+        work = thread.submit(study.optimize, objective, search.trials - ended, n_jobs=jobs, catch=(InputError,),
+                             callbacks=[save])
+        with bar:
+            try: workers.wait([work], lambda: bar.set_postfix_str(_status(study)))
+            except Interrupted as e: raise InputError(str(e)) from None
         return write_results(study, search, out)
