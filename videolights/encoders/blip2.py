@@ -8,13 +8,14 @@ __all__ = ['BLIP2_HUB', 'default_blip2', 'CAPTION_HUB', 'random_blip2', 'load_bl
 
 # %% ../../nbs/encoders/79_blip2.ipynb #1884ab7a
 import re
+from functools import partial
 
 import torch
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, Blip2ForConditionalGeneration, Blip2ForImageTextRetrieval, set_seed
 
 from ..config import InputError
-from .clip import to_pixels
+from .clip import EncoderMatcher, to_pixels
 from .networks import OnDevice, load_whole, loading, random_model, weights_folder
 from ..features.frames import FrameEncoder
 
@@ -66,8 +67,9 @@ class Blip2Encoder(FrameEncoder, OnDevice):
         if rows not in ("first", "mean"): raise InputError(f"blip2: rows is '{rows}'; choose first or mean")
         self.model, self.rows, qformer = model.to(self.place(device, half)), rows, model.config.qformer_config
         width, longest = qformer.hidden_size, qformer.max_position_embeddings
-        super().__init__(dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip,
-                              max_tokens=longest, preprocessing=self.preprocessing, licence=self.licence), tokenizer, batch)
+        facts = dict(name=self.name, video_dim=width, text_dim=width, frames_per_clip=frames_per_clip,
+                     max_tokens=longest, preprocessing=self.preprocessing, licence=self.licence)
+        super().__init__(facts, tokenizer, batch)
         self.frame_size = model.config.vision_config.image_size
 
     @classmethod
@@ -82,15 +84,13 @@ class Blip2Encoder(FrameEncoder, OnDevice):
     def tokenize(self, queries): return self.tokenizer.encode_batch([plain(query) for query in queries])
     def words(self, query): return self.tokenize([query])[0].tokens
 
-    @torch.inference_mode()
     def embed_frames(self, frames):
-        with self.precision(): found = look(self.model, to_pixels(frames, self.device)).float()
-        return (found[:, 0] if self.rows == "first" else found.mean(1)).cpu().numpy()
+        def embed(pixels):
+            found = look(self.model, pixels).float()
+            return found[:, 0] if self.rows == "first" else found.mean(1)
+        return self.compute(embed, to_pixels(frames, self.device))
 
-    @torch.inference_mode()
-    def token_states(self, ids, mask):
-        with self.precision():
-            return read(self.model, *(torch.from_numpy(x).to(self.device) for x in (ids, mask))).float().cpu().numpy()
+    def token_states(self, ids, mask): return self.compute(partial(read, self.model), ids, mask)
 
 
 default_blip2 = Blip2Encoder.from_pretrained   # as the registry makes it
@@ -120,40 +120,29 @@ def read(
 def _all_of(x): return torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
 
 # %% ../../nbs/encoders/79_blip2.ipynb #a7af442f
-class Blip2Matcher:
+class Blip2Matcher(EncoderMatcher):
     "The two heads of the first-stage BLIP-2."
-    name = "blip2"
+    kind = Blip2Encoder
 
-    def __init__(self, weights="", **options):
-        "The weights that the encoder `blip2` reads, too; `options` are device and half."
-        self.encoder, self.weights = Blip2Encoder.from_pretrained(weights, **options), str(weights)
-        self.model, self.frame_size = self.encoder.model, self.encoder.frame_size
-
-    def _inputs(self, caption, frames):
-        encoder = self.encoder
-        ids = torch.tensor([encoder.tokenize([caption])[0].ids], device=encoder.device)
-        return ids, to_pixels(frames, encoder.device)
-
-    @torch.inference_mode()
     def cosine(self, caption, frames):
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
-        (ids, pixels), model = self._inputs(caption, frames), self.model
-        with self.encoder.precision():
-            seen = normalize(model.vision_projection(look(model, pixels)), dim=-1)                   # (F, queries, D)
-            text = normalize(model.text_projection(read(model, ids, torch.ones_like(ids))[:, 0]), dim=-1)
-            return (seen @ text[0]).amax(1).float().cpu().numpy()
+        def best_cosine(ids, pixels):
+            seen = normalize(self.model.vision_projection(look(self.model, pixels)), dim=-1)              # (F, queries, D)
+            text = normalize(self.model.text_projection(read(self.model, ids, torch.ones_like(ids))[:, 0]), dim=-1)
+            return (seen @ text[0]).amax(1)
+        return self.match(best_cosine, caption, frames)
 
-    @torch.inference_mode()
     def probability(self, caption, frames):
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
-        (ids, pixels), model = self._inputs(caption, frames), self.model
-        with self.encoder.precision():
-            seen = model.vision_model(pixel_values=pixels).last_hidden_state
-            queries = model.query_tokens.expand(len(seen), -1, -1)
-            both = model.embeddings(input_ids=ids.expand(len(seen), -1), query_embeds=queries)
-            state = model.qformer(query_embeds=both, query_length=queries.shape[1], attention_mask=_all_of(both),
-                                  encoder_hidden_states=seen, encoder_attention_mask=_all_of(seen)).last_hidden_state
-            return model.itm_head(state[:, :queries.shape[1]]).float().mean(1).softmax(-1)[:, 1].cpu().numpy()
+        def belongs(ids, pixels):
+            seen = self.model.vision_model(pixel_values=pixels).last_hidden_state
+            queries = self.model.query_tokens.expand(len(seen), -1, -1)
+            both = self.model.embeddings(input_ids=ids.expand(len(seen), -1), query_embeds=queries)
+            state = self.model.qformer(
+                query_embeds=both, query_length=queries.shape[1], attention_mask=_all_of(both),
+                encoder_hidden_states=seen, encoder_attention_mask=_all_of(seen)).last_hidden_state
+            return self.model.itm_head(state[:, :queries.shape[1]]).float().mean(1).softmax(-1)[:, 1]
+        return self.match(belongs, caption, frames)
 
 # %% ../../nbs/encoders/79_blip2.ipynb #3021f25d
 CAPTION_HUB = "Salesforce/blip2-opt-2.7b"

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['CLIP_HUB', 'default_clip', 'keys_cubic', 'resampling', 'Pixels', 'read_preprocessing', 'Frames', 'Tokens',
-           'random_clip', 'load_clip', 'ClipEncoder', 'to_pixels', 'ClipMatcher']
+           'random_clip', 'load_clip', 'ClipEncoder', 'to_pixels', 'EncoderMatcher', 'ClipMatcher']
 
 # %% ../../nbs/encoders/77_clip.ipynb #a1cd6b0e
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -167,15 +168,11 @@ class ClipEncoder(FrameEncoder, OnDevice):
         "A CLIP as `transformers` saves it."
         return cls(*load_clip(weights or os.environ.get("VIDEOLIGHTS_CLIP") or CLIP_HUB), **options)
 
-    @torch.inference_mode()
     def embed_frames(self, frames):
-        pixels = self.frames.pixels(torch.from_numpy(frames).to(self.device))
-        with self.precision(): return self.frames.embed(pixels).float().cpu().numpy()
+        pixels = self.frames.pixels(torch.from_numpy(frames).to(self.device))   # always in single precision
+        return self.compute(self.frames.embed, pixels)
 
-    @torch.inference_mode()
-    def token_states(self, ids, mask):
-        with self.precision():
-            return self.tokens(*(torch.from_numpy(x).to(self.device) for x in (ids, mask))).float().cpu().numpy()
+    def token_states(self, ids, mask): return self.compute(self.tokens, ids, mask)
 
 
 default_clip = ClipEncoder.from_pretrained   # as the registry makes it
@@ -190,24 +187,40 @@ def to_pixels(
     return (torch.from_numpy(np.ascontiguousarray(frames)).to(device).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 # %% ../../nbs/encoders/77_clip.ipynb #8daee5cd
-class ClipMatcher:
+class EncoderMatcher:
+    "A matcher by the networks of an encoder; its weights are the encoder's."
+    kind: Any   # ClipEncoder, Blip2Encoder
+
+    def __init__(
+        self,
+        weights="",  # folder or hub id; "" takes the encoder's usual place
+        **options,   # device, half
+    ):
+        self.encoder, self.weights = self.kind.from_pretrained(weights and str(weights), **options), str(weights)
+        self.model, self.name = self.encoder.model, self.encoder.name
+        self.frame_size = self.model.config.vision_config.image_size
+
+    def match(
+        self,
+        how,      # token ids (1, N) and pixels (F, 3, S, S) -> (F,)
+        caption,  # a sentence
+        frames,   # (F, S, S, 3) uint8
+    ):            # (F,) float32
+        "Compare a sentence with frames."
+        encoder = self.encoder
+        return encoder.compute(how, [encoder.tokenize([caption])[0].ids], to_pixels(frames, encoder.device))
+
+# %% ../../nbs/encoders/77_clip.ipynb #b122b173
+class ClipMatcher(EncoderMatcher):
     "CLIP's cosine."
-    name = "clip"
+    kind = ClipEncoder
 
-    def __init__(self, weights="", **options):
-        "The weights that the encoder `clip` reads, too; `options` are device and half."
-        self.encoder, self.weights = ClipEncoder.from_pretrained(weights and str(weights), **options), str(weights)
-        self.frame_size = self.encoder.preprocessing["crop"]
-
-    @torch.inference_mode()
     def cosine(self, caption, frames):
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
-        encoder, model = self.encoder, self.encoder.model
-        ids = torch.tensor([encoder.tokenizer.encode(caption).ids], device=encoder.device)
-        with encoder.precision():
-            text = model.get_text_features(input_ids=ids).pooler_output
-            seen = encoder.frames.embed(to_pixels(frames, encoder.device))
-        return torch.cosine_similarity(seen.float(), text.float()).cpu().numpy()
+        def cosine(ids, pixels):
+            text = self.model.get_text_features(input_ids=ids).pooler_output
+            return torch.cosine_similarity(self.encoder.frames.embed(pixels).float(), text.float())
+        return self.match(cosine, caption, frames)
 
     def probability(self, caption, frames):
         raise InputError("clip has no matching head; take the matcher blip2 for the release's scores, or the paper's")

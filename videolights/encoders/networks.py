@@ -229,6 +229,16 @@ class OnDevice:
         "A context in which networks compute in the chosen precision."
         return torch.autocast(self.device.type, torch.float16, enabled=self.half)
 
+    @torch.inference_mode()
+    def compute(
+        self,
+        network,   # any function of tensors
+        *inputs,   # arrays or tensors
+    ) -> np.ndarray:
+        "What a network makes of its inputs in the chosen precision, as float32."
+        inputs = [torch.as_tensor(x, device=self.device) for x in inputs]
+        with self.precision(): return network(*inputs).float().cpu().numpy()
+
 # %% ../../nbs/encoders/76_networks.ipynb #ebb9aec3
 class NetworkEncoder(OnDevice):
     "An encoder of clips by one network, without a text side. Subclasses say name, mean and std of the pixels."
@@ -252,13 +262,12 @@ class NetworkEncoder(OnDevice):
         x = torch.from_numpy(np.ascontiguousarray(clips)).to(self.device).permute(0, 4, 1, 2, 3)
         return (x.float() / 255 - self.mean) / self.std
 
-    @torch.inference_mode()
     def encode_batch(self, clips):
         "Rows (B, video_dim) of a few clips (B, F, H, W, C)."
         if clips.shape[1] != self.frames_per_clip:
             raise InputError(f"{self.name}: a clip has {clips.shape[1]} frames, the network wants "
                              f"{self.frames_per_clip}")
-        with self.precision(): return self.network(self.prepare(clips)).float().cpu().numpy()
+        return self.compute(self.network, self.prepare(clips))
 
     def encode_video(self, clips):
         "(L, video_dim) float32 from clips (F, H, W, C)."

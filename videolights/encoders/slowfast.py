@@ -20,8 +20,9 @@ def conv(
     kernel,             # frames, rows, columns seen
     stride=(1, 1, 1),
 ):
-    "A convolution that keeps what its stride leaves."
-    return nn.Conv3d(inputs, outputs, kernel, stride, tuple(k // 2 for k in kernel), bias=False)
+    "A convolution that keeps what its stride leaves, and its normalisation."
+    padding = tuple(k // 2 for k in kernel)
+    return nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False), nn.BatchNorm3d(outputs)
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #3152abfb
 class Stem(nn.Module):
@@ -29,7 +30,7 @@ class Stem(nn.Module):
 
     def __init__(self, channels, frames):
         super().__init__()
-        self.conv, self.bn = conv(3, channels, (frames, 7, 7), (1, 2, 2)), nn.BatchNorm3d(channels)
+        self.conv, self.bn = conv(3, channels, (frames, 7, 7), (1, 2, 2))
         self.pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1))
 
     def forward(self, x):
@@ -42,9 +43,9 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs, inner, outputs, frames, stride):
         super().__init__()
-        self.a, self.a_bn = conv(inputs, inner, (frames, 1, 1)), nn.BatchNorm3d(inner)
-        self.b, self.b_bn = conv(inner, inner, (1, 3, 3), (1, stride, stride)), nn.BatchNorm3d(inner)
-        self.c, self.c_bn = conv(inner, outputs, (1, 1, 1)), nn.BatchNorm3d(outputs)
+        self.a, self.a_bn = conv(inputs, inner, (frames, 1, 1))
+        self.b, self.b_bn = conv(inner, inner, (1, 3, 3), (1, stride, stride))
+        self.c, self.c_bn = conv(inner, outputs, (1, 1, 1))
 
     def forward(self, x):
         "(B, inputs, T, H, W) -> (B, outputs, T, H / stride, W / stride)"
@@ -57,9 +58,7 @@ class Block(nn.Module):
     def __init__(self, inputs, inner, outputs, frames, stride):
         super().__init__()
         self.widens = inputs != outputs or stride > 1
-        if self.widens:
-            self.branch1 = conv(inputs, outputs, (1, 1, 1), (1, stride, stride))
-            self.branch1_bn = nn.BatchNorm3d(outputs)
+        if self.widens: self.branch1, self.branch1_bn = conv(inputs, outputs, (1, 1, 1), (1, stride, stride))
         self.branch2 = Bottleneck(inputs, inner, outputs, frames, stride)
 
     def forward(self, x):
@@ -100,7 +99,7 @@ class Fuse(nn.Module):
 
     def __init__(self, fast, alpha):
         super().__init__()
-        self.conv_f2s, self.bn = conv(fast, 2 * fast, (7, 1, 1), (alpha, 1, 1)), nn.BatchNorm3d(2 * fast)
+        self.conv_f2s, self.bn = conv(fast, 2 * fast, (7, 1, 1), (alpha, 1, 1))
 
     def forward(self, slow, fast):
         "(B, C, T / alpha, H, W) and (B, fast, T, H, W) -> slow (B, C + 2 fast, T / alpha, H, W), and fast as it was"
