@@ -127,7 +127,7 @@ class Blip2Matcher(EncoderMatcher):
     def cosine(self, caption, frames):
         "(F,) from a sentence and frames (F, S, S, 3) uint8."
         def best_cosine(ids, pixels):
-            seen = normalize(self.model.vision_projection(look(self.model, pixels)), dim=-1)              # (F, queries, D)
+            seen = normalize(self.model.vision_projection(look(self.model, pixels)), dim=-1)   # (F, queries, D)
             text = normalize(self.model.text_projection(read(self.model, ids, torch.ones_like(ids))[:, 0]), dim=-1)
             return (seen @ text[0]).amax(1)
         return self.match(best_cosine, caption, frames)

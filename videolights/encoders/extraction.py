@@ -47,10 +47,11 @@ class Job:
 
 
 def videos_by_id(
-    source,    # a folder, or one file
+    source,    # a folder, one file, or {id: path}, which is taken as it is
     out=None,  # folder to leave out
 ):             # ({id: path}, [a failed Job for each file that shares its id with another])
     "The videos to look at, in a fixed order."
+    if isinstance(source, dict): return source, []
     found, doubles = {}, []
     for path in find_videos(source, out):
         first, reason = found.setdefault(path.stem, path), "shares its name with {}; rename one of the two"
@@ -233,7 +234,7 @@ class VideoRun:
 def watch(
     jobs,      # iterable of Jobs, each whenever something has happened to it, see `encode_videos`
     total,     # videos
-    failures,  # .jsonl to write: {"video", "reason"}; a file name that is no valid text keeps its odd bytes as JSON escapes
+    failures,  # .jsonl to write: {"video", "reason"}; odd bytes of a file's name stay as JSON escapes
     label,     # of the progress bar
     progress=True,
 ) -> VideoRun:
@@ -286,8 +287,9 @@ def split_name(
     path,   # an annotation file
 ):          # "train", "val" or "test" where the name says so, else the name
     "The split that a file of annotations holds."
-    words = [word for word in ("train", "val", "test") if word in Path(path).stem.replace("-", "_").split("_")]
-    return words[0] if len(words) == 1 else Path(path).stem
+    stem = Path(path).stem
+    splits = {"train", "val", "test"} & {*stem.replace("-", "_").split("_")}
+    return splits.pop() if len(splits) == 1 else stem
 
 # %% ../../nbs/encoders/82_extraction.ipynb #b235f20d
 def write_dataset(
@@ -306,7 +308,7 @@ def write_dataset(
         if here: kept[split] = f"annotations/{split}.jsonl"; write_annotations(out / kept[split], here)
     source = lambda name, kind, dim: dict(name=name, kind=kind, dim=dim, folder=f"{name}_features")
     sources = [source(name, "video", encoder.video_dim) for name, encoder in encoders.items()]
-    sources += [source(f"{name}_text", "text", encoder.text_dim) for name, encoder in encoders.items() if encoder.text_dim]
+    sources += [source(f"{name}_text", "text", e.text_dim) for name, e in encoders.items() if e.text_dim]
     facts: dict = dict(name=out.resolve().name, protocol=protocol, clip_seconds=clip_seconds, at=at, root=".",
                        encoder="+".join(encoders), splits=kept, sources=sources)
     DataConfig(**facts)              # what is wrong with it is found before it is written
@@ -356,7 +358,7 @@ def check_clips(
 
 # %% ../../nbs/encoders/82_extraction.ipynb #1eb3cd3b
 def extract(
-    videos,                # a folder of videos, or one file
+    videos,                # a folder of videos, one file, or {id: path}
     encoders,              # {source: encoder}, see `open_encoders`
     out,                   # folder of features
     clip_seconds=2.0,

@@ -24,8 +24,7 @@ from ..config import InputError
 from ..data.annotations import parse_annotations, write_annotations
 from .captioners import Captioner, Matcher
 from .extraction import (
-    FAILURES, Job, check_clips, check_settings, decode_ahead, encode_videos, extract_texts, missing_jobs,
-    record_settings, sweep, videos_by_id, watch, write_dataset)
+    Job, check_clips, check_settings, decode_ahead, encode_videos, extract, record_settings, sweep, videos_by_id, watch)
 from ..features.video import thumbnails
 from ..files import read_json, write_json, write_jsonl, write_text
 
@@ -62,7 +61,7 @@ def sharpness(
 ):           # (F,)
     "Variance of the Laplacian."
     grey = frames.mean(-1, dtype=np.float32)
-    edges = 4 * grey[:, 1:-1, 1:-1] - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
+    edges = np.diff(grey, 2, axis=1)[:, :, 1:-1] + np.diff(grey, 2, axis=2)[:, 1:-1]
     return edges.var((1, 2))
 
 
@@ -107,8 +106,7 @@ def describe_video(
         chosen = [representative(look, recipe.frame) for look, _ in spans]
         captions = captioner.caption(np.stack([look[i] for (look, _), i in zip(spans, chosen)]), seed + len(intervals))
         for (_, frames), frame, caption in zip(spans, chosen, map(tidy, captions)):
-            similarity = score(caption, frames) if words_of(caption) else []
-            similarity = [round(float(x), 4) for x in similarity]
+            similarity = [round(float(x), 4) for x in score(caption, frames)] if words_of(caption) else []
             intervals.append(dict(clip=len(intervals) * count, frame=frame, caption=caption, similarity=similarity))
     return dict(vid=vid, clips=seen, intervals=intervals)
 
@@ -305,7 +303,7 @@ def synthesize(
     examples=40,             # on the page
     progress=True,
     caption=caption_videos,  # what captions the videos
-    extract=encode_videos,   # what encodes them
+    encode=encode_videos,    # what encodes them
 ):                           # {"rows", "dropped", "captioned", "skipped", "failed", "data"}
     "Algorithm 1 for a folder of videos."
     found, doubles = videos_by_id(videos, out)
@@ -320,9 +318,7 @@ def synthesize(
     rows, dropped = write_queries(found, out, recipe, examples)
     data = None
     if encoders and rows:
-        extract_texts(rows, encoders, out)
-        jobs = missing_jobs({row["vid"]: found[row["vid"]] for row in rows}, encoders, out)
-        encoded = extract(jobs, encoders, out, recipe.clip_seconds, batch, workers, recipe.at)
-        watch(encoded, len(jobs), Path(out, FAILURES), "extracting", progress)
-        data, _ = write_dataset(out, encoders, {"train": rows}, recipe.clip_seconds, at=recipe.at)
+        asked, queries = {row["vid"]: found[row["vid"]] for row in rows}, [Path(out, "queries", "train.jsonl")]
+        _, data, _ = extract(asked, encoders, out, recipe.clip_seconds, queries, "custom", batch, workers, weights,
+                             progress, recipe.at, encode)
     return dict(rows=rows, dropped=dropped, captioned=len(run.done), skipped=skipped, failed=run.failed, data=data)
