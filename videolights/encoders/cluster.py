@@ -168,6 +168,6 @@ def caption_on_cluster(
 
     def caption(jobs, _captioner, _matcher, recipe, out, group):
         out = Path(out).resolve()
-        do = lambda found, both: caption_videos(caption_jobs(found, out), *both, recipe, out, group)
+        do = lambda found, both: caption_videos(caption_jobs(found, out), both[0], both[1], recipe, out, group)
         return spread(Work(open_both, do, out), jobs, chunk)
     return caption

@@ -13,7 +13,7 @@ import json
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -325,8 +325,8 @@ def open_encoders(
     batch=8,        # clips at a time
 ):                  # {source: encoder}
     "The encoders of a contract."
-    if doubled := [s for s, n in Counter(sources).items() if n > 1]:
-        raise InputError(f"--sources: '{doubled[0]}' is there twice; name each source once")
+    for source in sources:
+        if sources.count(source) > 1: raise InputError(f"--sources: '{source}' is there twice; name each source once")
     if unknown := set(weights) - set(sources):
         raise InputError(f"--weights: '{min(unknown)}' is not among the sources {', '.join(sources)}")
     if set(sources) - {"builtin"}:

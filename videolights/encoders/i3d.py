@@ -127,7 +127,7 @@ class I3DEncoder(NetworkEncoder):
     def __init__(self, network, size=256, **options):
         self.channels, self.crop = network.Conv3d_1a_7x7.conv3d.in_channels, round(size * 7 / 8)
         self.name = "i3d_rgb" if self.channels == 3 else "i3d_flow"
-        super().__init__(network, network.dim, size=size, **options)
+        super().__init__(network, size=size, **options)
 
     def prepare(self, clips):
         if clips.shape[-1] != self.channels:

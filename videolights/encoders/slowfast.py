@@ -59,7 +59,7 @@ class Block(nn.Module):
 
 # %% ../../nbs/encoders/78_slowfast.ipynb #21d994ca
 class Pathways(nn.ModuleDict):
-    "Modules of both pathways, each pathway by itself; their names begin with `pathway0_` (slow) and `pathway1_` (fast)."
+    "Modules of both pathways, each by itself; names begin with `pathway0_` (slow) or `pathway1_` (fast)."
 
     def __init__(self, slow, fast):   # {name: module}
         super().__init__({f"pathway0_{name}": module for name, module in slow.items()})
@@ -193,8 +193,6 @@ class SlowFastEncoder(NetworkEncoder):
     files = "SLOWFAST_8x8_R50.pkl", "SLOWFAST_8x8_R50.pyth", "slowfast_r50.safetensors"
     remedy = ("SLOWFAST_8x8_R50.pkl of the PySlowFast model zoo (Kinetics-400, Caffe2; the packs' own) "
               "or SLOWFAST_8x8_R50.pyth of PyTorchVideo's")
-
-    def __init__(self, network, **options): super().__init__(network, network.dim, **options)
 
     @classmethod
     def from_pretrained(

@@ -112,10 +112,11 @@ def describe_video(
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e48a4a4b
 GENERIC = set("""
-    a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing
-    things one two very close up close-up closeup image images picture pictures photo photos photograph video videos clip frame
-    film movie screen screenshot shot view scene background footage still stock blurry blurred blur dark black white blank
-    empty plain solid color colour grey gray unknown untitled""".split())
+    a an the this that these those of in on at to with and or is are was there it its some something
+    someone somebody thing things one two very close up close-up closeup image images picture
+    pictures photo photos photograph video videos clip frame film movie screen screenshot shot view
+    scene background footage still stock blurry blurred blur dark black white blank empty plain
+    solid color colour grey gray unknown untitled""".split())
 
 
 def fault_of(
