@@ -267,7 +267,6 @@ def extract_texts(
     rows,       # annotation rows
     encoders,   # {source: encoder}; those without a text side are passed over
     out,        # folder of features
-    size=64,    # sentences at a time
 ):              # number of sentences encoded
     "Write the features of queries."
     encoded = set()
@@ -275,8 +274,8 @@ def extract_texts(
         if "/" in str(row["qid"]): raise InputError(f"{name_of(row)}: a qid with a slash cannot name a file; rename it")
     for name, encoder in encoders.items():
         missing = [r for r in rows if encoder.text_dim and not _is_current(text_file(out, name, r["qid"]), r["query"])]
-        for i in range(0, len(missing), size):
-            part = missing[i:i + size]
+        for i in range(0, len(missing), 64):      # what is encoded is written before the next ones
+            part = missing[i:i + 64]
             for row, x in zip(part, encoder.encode_text([r["query"] for r in part])):
                 save_features(text_file(out, name, row["qid"]), last_hidden_state=x, query=np.array(row["query"]))
         encoded |= {r["qid"] for r in missing}
@@ -379,7 +378,7 @@ def extract(
     record_settings(out, encoders, clip_seconds, weights, at)
     sweep(out, "*_features")
     jobs = missing_jobs(found, encoders, out)
-    texts = extract_texts([row for rows in splits.values() for row in rows], encoders, out)
+    texts = extract_texts([*chain(*splits.values())], encoders, out)
     encoded = encode(jobs, encoders, out, clip_seconds, batch, workers, at)
     run = watch(chain(doubles, encoded), len(doubles) + len(jobs), Path(out, FAILURES), "extracting", progress)
     run.skipped, run.texts = len(found) - len(jobs), texts

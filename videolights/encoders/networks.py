@@ -122,10 +122,9 @@ def fit_weights(
 ):                   # the network, in evaluation mode, without gradients
     "Put weights into a network by name; whatever does not fit is an error that names it."
     wanted, counter = network.state_dict(), "num_batches_tracked"
-    superfluous = lambda name: name.startswith(tuple(unused)) or name.endswith(counter)
-    state = {n: v for n, v in state.items() if n in wanted or not superfluous(n)}
-    missing = [n for n in wanted if n not in state and not n.endswith(counter)]
-    wrong = [f"{n} is missing" for n in missing] + [f"{n} is unknown" for n in state if n not in wanted]
+    state = {n: v for n, v in state.items() if n in wanted or not (n.startswith(tuple(unused)) or n.endswith(counter))}
+    wrong = [f"{n} is missing" for n in wanted if n not in state and not n.endswith(counter)]
+    wrong += [f"{n} is unknown" for n in state if n not in wanted]
     wrong += [f"{n} is {tuple(v.shape)} and should be {tuple(wanted[n].shape)}" for n, v in state.items()
               if n in wanted and _squeezed(v) != _squeezed(wanted[n])]
     if wrong:
