@@ -43,8 +43,8 @@ docs: $(READY)  ## write README.md from nbs/index.ipynb
 site: $(READY)  ## build the documentation site into _docs/ (open _docs/index.html; needs no server)
 	@$(ONE_THREAD) $(BIN)/python nbs/site/build.py
 
-house: $(READY)  ## the project's own figures: cells, lines and tokens per folder, start-up time
-	@$(BIN)/python tests/house.py
+house: $(READY)  ## the project's own figures: cells, lines and tokens per folder, start-up time (ALL=1: each notebook)
+	@$(BIN)/python tests/house.py $(if $(ALL),--all)
 
 bundles: $(READY)  ## train and export anew all that is shipped in exported/ (an hour of one core)
 	@$(ONE_THREAD) $(BIN)/python exported/rebuild.py

@@ -58,7 +58,7 @@ def best(act, values):
 def python_side(preset, clips, words):
     "Time until the messages to the page are made."
     e = make(preset, clips, words)
-    found = {"query": best(lambda i: setattr(e.desk.picker.list, "index", i), range(1, 9)),
+    found = {"query": best(lambda i: setattr(e.panel.picker.list, "index", i), range(1, 9)),
              "stage": best(lambda s: setattr(e.stage, "value", s), ["projection", "refinement", "t2v", "encoder", "fusion"]),
              "to all stages and back": best(lambda _: (setattr(e.stage, "value", "all stages"), setattr(e.stage, "value", "fusion")), range(4))}
     e.stage.value = "fusion"
@@ -115,8 +115,8 @@ def main():
     for side in [python_side, browser_side][:1 + args.browser]:
         for clips in args.clips:
             found = side(args.preset, clips, args.words)
-            told = [f"{name} {ms:.0f}" + (f" ({ms / LIMITS[name]:.2f} of the limit)" if name in LIMITS else "") for name, ms in found.items()]
-            print(f"{side.__name__.replace('_', ' '):13} {clips:5} clips: {', '.join(told)}", flush=True)
+            said = [f"{name} {ms:.0f}" + (f" ({ms / LIMITS[name]:.2f} of the limit)" if name in LIMITS else "") for name, ms in found.items()]
+            print(f"{side.__name__.replace('_', ' '):13} {clips:5} clips: {', '.join(said)}", flush=True)
 
 
 if __name__ == "__main__": main()

@@ -43,7 +43,7 @@ def played(tmp_path, monkeypatch):
     (tmp_path / "data.yaml").write_text(json.dumps(data))
     (tmp_path / "base.yaml").write_text("data: data.yaml\nmodel: {dim: 16, heads: 2}\ntrain: {epochs: 10, lr: 2.0}\n")
 
-    def put(module, actor):
+    def put(actor):
         started = []
         (tmp_path / "actor.py").write_text(actor)
 
@@ -54,7 +54,7 @@ def played(tmp_path, monkeypatch):
             with open(folder.with_name(f"{folder.name}.log"), "a") as log:
                 return subprocess.Popen([sys.executable, "-S", tmp_path / "actor.py", recipe, folder], stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT)
 
-        monkeypatch.setattr(module, "start_run", play)
-        monkeypatch.setattr(module, "gpus", lambda: 0)
+        monkeypatch.setattr("videolights.training.grids.start_run", play)
+        monkeypatch.setattr("videolights.training.grids.gpus", lambda: 0)
         return started
     return put

@@ -8,11 +8,12 @@ import pytest
 import torch
 import yaml
 
-from videolights.training import grids as experiments
+from videolights.training import grids
 from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.toyworld import make_toyworld
-from videolights.training.grids import Grid, cells, differences, paired_difference, run_grid, to_latex, to_markdown
+from videolights.evaluation.intervals import paired_difference
+from videolights.training.grids import Grid, cells, differences, run_grid, to_latex, to_markdown
 from videolights.training.loop import train
 
 QUERIES = [dict(qid=q, query="x", vid=f"v{q // 2}", duration=20, relevant_windows=[[0, 10]]) for q in range(24)]
@@ -35,7 +36,7 @@ brief = {"MR-R1@0.5": 100.0, "MR-mIoU": 10.0 * end + recipe["train"]["seed"] % 1
 def stage(tmp_path, played):
     "A grid, and an actor in place of `videolights train`. Returns a function that writes a grid's file, and the list of runs that were started."
     (tmp_path / "val.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUERIES))
-    started = played(experiments, ACTOR)
+    started = played(ACTOR)
 
     def write(**grid):
         (tmp_path / "grid.yaml").write_text(yaml.safe_dump(dict(base="base.yaml", rows={"paper": {}, "no FRA": {"model.refinement": "none"}}, seeds=[11, 12]) | grid, sort_keys=False))
@@ -48,15 +49,19 @@ def test_a_failed_run_is_reported_and_the_rest_finished(stage, tmp_path, capsys)
     path = write(seeds=[11, 13])
     assert main(["ablate", str(path), "--out", str(tmp_path / "out"), "--jobs", "2"]) == 2
     said, table = capsys.readouterr(), json.loads((tmp_path / "out/table.json").read_text())
-    assert "2 runs failed" in said.err and len(started) == 4
-    assert [r["seeds"] for r in table["rows"].values()] == [[11], [11]] and all("data.yaml: this seed brings bad luck" in why for why in table["failed"].values())
+    assert "2 runs failed" in said.err
+    assert len(started) == 4
+    assert [r["seeds"] for r in table["rows"].values()] == [[11], [11]]
+    assert all("data.yaml: this seed brings bad luck" in why for why in table["failed"].values())
     assert not any("/" in why for why in table["failed"].values())                       # no folders of this machine in what is kept
     assert "Failed:" in (tmp_path / "out/table.md").read_text()
     for name in re.findall(r"- `(\S+)`", said.out): assert (tmp_path / "out/runs" / f"{name}.log").exists()
-    (tmp_path / "actor.py").write_text(ACTOR.replace("== 13", "== 99"))                  # cured: only what failed is run again
+    (tmp_path / "actor.py").write_text(ACTOR.replace("== 13", "== 99"))                  # put right: only what failed is run again
     assert main(["ablate", str(path), "--out", str(tmp_path / "out")]) == 0
     again = json.loads((tmp_path / "out/table.json").read_text())
-    assert len(started) == 6 and all(r["seeds"] == [11, 13] for r in again["rows"].values()) and again["failed"] == {}
+    assert len(started) == 6
+    assert all(r["seeds"] == [11, 13] for r in again["rows"].values())
+    assert again["failed"] == {}
     assert {p.name for p in (tmp_path / "out/figures").iterdir()} >= {"mr-r1-0.5.html", "mr-miou.html"}
 
 
@@ -64,21 +69,35 @@ def test_the_table_in_every_form(stage, tmp_path):
     write, _ = stage
     grid = Grid.load(write(title="Played", paper=dict(source="a paper", rows={"paper": {"mIoU": 99.9}})))
     table, failed = run_grid(grid, tmp_path / "out", progress=False)
-    shown = cells(table)
-    assert not failed and shown["paper"]["MR-mIoU"] == (101.5, pytest.approx(np.sqrt(.5)), True) and not shown["no FRA"]["MR-mIoU"][2]
-    assert shown["paper"]["MR-R1@0.5"][2] and shown["no FRA"]["MR-R1@0.5"][2]                        # a tie has two best
+    shown = {(row, metric): rest for row, metric, *rest in cells(table).values.tolist()}
+    assert not failed
+    assert shown["paper", "MR-mIoU"] == [101.5, pytest.approx(np.sqrt(.5)), True]
+    assert not shown["no FRA", "MR-mIoU"][2]
+    assert [shown[row, "MR-R1@0.5"][2] for row in ("paper", "no FRA")] == [True, True]               # a tie has two best
     pair = table["rows"]["no FRA"]["paired"][""]
-    assert pair["difference"] == pytest.approx(-20) and pair["low"] == pytest.approx(-20) and pair["p"] < .01 and "paired" in table["rows"]["paper"]
+    assert pair["difference"] == pytest.approx(-20)
+    assert pair["low"] == pytest.approx(-20)
+    assert pair["p"] < .01
+    assert table["rows"]["paper"]["paired"] == {}
     assert (pair["queries"], pair["videos"], pair["seeds"]) == (24, 12, 2)
     assert differences(table, "MR-mIoU")["no FRA"][0] == pytest.approx(-20)
     text = (tmp_path / "out/table.md").read_text()
-    assert text == to_markdown(table) and "**101.5 ± 0.7**" in text and "| no FRA | -20.0 | -20.0 to -20.0 |" in text
+    assert text == to_markdown(table)
+    assert "**101.5 ± 0.7**" in text
+    assert "| no FRA | -20.0 | -20.0 to -20.0 |" in text
     ours, theirs = text.split("Published, not measured here (a paper)")
-    assert "99.9" in theirs and "99.9" not in ours and "**" not in theirs
+    assert "99.9" in theirs
+    assert "99.9" not in ours
+    assert "**" not in theirs
     latex = (tmp_path / "out/table.tex").read_text()
-    assert latex == to_latex(table) and latex.count(r"\\") == 3 and r"\mathbf{101.5} \pm 0.7" in latex and "99.9" not in latex
+    assert latex == to_latex(table)
+    assert latex.count(r"\\") == 3
+    assert r"\mathbf{101.5} \pm 0.7" in latex
+    assert "99.9" not in latex
     rows = list(csv.DictReader(open(tmp_path / "out/table.csv")))
-    assert [r["row"] for r in rows] == ["paper", "no FRA"] and float(rows[1]["MR-mIoU"]) == 81.5 and float(rows[1]["difference"]) == -20
+    assert [r["row"] for r in rows] == ["paper", "no FRA"]
+    assert float(rows[1]["MR-mIoU"]) == 81.5
+    assert float(rows[1]["difference"]) == -20
 
 
 def test_several_sets(stage, tmp_path):
@@ -97,9 +116,9 @@ def test_several_sets(stage, tmp_path):
 
 def test_runs_share_the_gpus(stage, tmp_path, monkeypatch):
     write, started = stage
-    monkeypatch.setattr(experiments, "gpus", lambda: 2)
+    monkeypatch.setattr(grids, "gpus", lambda: 2)
     run_grid(Grid.load(write(seeds=[1, 2])), tmp_path / "out", progress=False)
-    assert {gpu for _, gpu in started} == {0, 1} and [gpu for _, gpu in started[:2]] == [0, 1]
+    assert {gpu for _, gpu in started[:2]} == {0, 1}
 
 
 def test_names_follow_everything_that_matters(stage):

@@ -13,13 +13,14 @@ torch = pytest.importorskip("torch")
 
 from videolights.config import Config, DataConfig, InputError, ModelConfig, Source
 from videolights.data.batches import append_tef
-from videolights.explore.figures import TRUTH, figure1, figure6, heatmap_figure, save_figure, timeline_figure
-from videolights.explore.heatmaps import (STAGES, attention_map, attention_names, contrast, correspondence, load_traced, save_traced, stage_features,
-                                          stage_heatmaps, trace, word_labels)
-from videolights.explore.report import choose_examples, packed_plotly, unpack, write_report
-from videolights.explore.results import per_query_rows
+from videolights.evaluation.reports import per_query_rows
+from videolights.explore.figures import figure1, figure6, save_figure
+from videolights.explore.heatmaps import (STAGES, attention_map, attention_names, contrast, load_traced, save_traced, trace_query,
+                                          word_clip_similarity, word_labels)
+from videolights.explore.report import choose_examples, inflate, packed_plotly, write_report
 from videolights.files import write_json, write_jsonl
 from videolights.model.videolights import VideoLights
+from videolights.pictures import TRUTH, heat_map
 
 HOSTILE = '</script><script>document.title = "taken"</script><img src=x onerror="document.title=1"> & "more"'
 CLIPS, SECONDS = 30, 2.0
@@ -63,47 +64,54 @@ def run(tmp_path, model):
 
 
 def test_light_imports():
-    code = "import sys, videolights.explore.{}; print([m for m in ('torch', 'plotly', 'av') if m in sys.modules])"
-    for room, allowed in (("results", "[]"), ("heatmaps", "[]"), ("figures", "['plotly']")):
-        assert subprocess.run([sys.executable, "-c", code.format(room)], capture_output=True, text=True).stdout.strip() == allowed
+    code = "import sys, videolights.{}; print([m for m in ('torch', 'plotly', 'av', 'jinja2') if m in sys.modules])"
+    for module in ("pictures", "explore.results", "explore.heatmaps", "explore.figures", "explore.report", "explore.page"):
+        assert subprocess.run([sys.executable, "-c", code.format(module)], capture_output=True, text=True).stdout.strip() == "[]", module
 
 
 @pytest.mark.parametrize("clips,words,width", [(1, 1, 4), (75, 32, 16), (7, 3, 256)])
-def test_correspondence(clips, words, width):
+def test_word_clip_similarity(clips, words, width):
     rng = np.random.default_rng(clips)
     v, t = rng.normal(size=(clips, width)).astype("float16"), rng.normal(size=(words, width)).astype("float16")
-    c = correspondence(v, t)
-    assert c.shape == (words, clips) and np.abs(c).max() <= 1
-    assert np.allclose(c, correspondence(np.float64(v) * rng.uniform(.1, 1e4, (clips, 1)), np.float64(t) * 1e-3))
+    c = word_clip_similarity(v, t)
+    assert c.shape == (words, clips)
+    assert np.abs(c).max() <= 1
+    assert np.allclose(c, word_clip_similarity(np.float64(v) * rng.uniform(.1, 1e4, (clips, 1)), np.float64(t) * 1e-3))
     assert np.allclose(contrast(c).sum(1), 0)
 
 
 def test_stages_of_the_model(model):
     item = Made_up(".")[3]
     model.train()
-    features, maps = stage_features(model, item), stage_heatmaps(model, (item["video"], item["text"]))
-    assert model.training and tuple(maps) == STAGES and all(m.shape == (3, CLIPS) for m in maps.values())
+    features = trace_query(model, item, SECONDS).stages
+    maps = {stage: word_clip_similarity(*pair) for stage, pair in features.items()}
+    assert model.training
+    assert tuple(maps) == STAGES
+    assert {m.shape for m in maps.values()} == {(3, CLIPS)}
     video, text = (torch.tensor(item[k])[None] for k in ("video", "text"))
     mask, text_mask = torch.ones(1, CLIPS, dtype=bool), torch.ones(1, 3, dtype=bool)
     with torch.no_grad(): traced = model.eval().trace(append_tef(video, mask), mask, text, text_mask)
     for stage in STAGES:
-        assert np.allclose(features[stage][0], traced[stage].video[0]) and np.allclose(features[stage][1], traced[stage].text[0])
+        assert np.allclose(features[stage][0], traced[stage].video[0])
+        assert np.allclose(features[stage][1], traced[stage].text[0])
         assert np.allclose(maps[stage], torch.cosine_similarity(traced[stage].text[0][:, None], traced[stage].video[0][None], dim=-1),
                            atol=1e-5)
 
 
 def test_masking_is_the_shorter_sentence(model, tmp_path):
     item = Made_up(".")[3]
-    whole, masked = trace(model, item, SECONDS), trace(model, item, SECONDS, keep=[True, False, True])
-    shorter = trace(model, dict(item, text=item["text"][[0, 2]], query="query 3"), SECONDS)
-    assert masked.words == ["query", "3"] and not np.allclose(masked.saliency, whole.saliency)
+    whole, masked = trace_query(model, item, SECONDS), trace_query(model, item, SECONDS, keep=[True, False, True])
+    shorter = trace_query(model, dict(item, text=item["text"][[0, 2]], query="query 3"), SECONDS)
+    assert masked.words == ["query", "3"]
+    assert not np.allclose(masked.saliency, whole.saliency)
     for stage in STAGES:
         for a, b in zip(masked.stages[stage], shorter.stages[stage]): assert np.allclose(a, b)
     assert {n for names in attention_names(whole).values() for n in names.values()} == {n for n in whole.attention if not n.endswith("slots")}
     back = load_traced(save_traced(tmp_path / "pass.npz", whole))
     for name in whole.attention:
         if not name.endswith("slots"): assert attention_map(back, name, 1).values.shape[1] == CLIPS
-        assert (back.attention[name] == whole.attention[name]).all() and np.allclose(whole.attention[name].sum(-1), 1, atol=1e-5)
+        assert (back.attention[name] == whole.attention[name]).all()
+        assert np.allclose(whole.attention[name].sum(-1), 1, atol=1e-5)
     (tmp_path / "pass.npz").write_text("cut short")
     with pytest.raises(InputError, match="not a saved pass"): load_traced(tmp_path / "pass.npz")
 
@@ -120,7 +128,7 @@ page = write_explorer({str(tmp_path / 'page.html')!r}, opened)
 from videolights.explore.widgets import HeatmapExplorer
 e = HeatmapExplorer(opened.models, opened.dataset, opened.systems)
 e.ask.value, e.encoder = '', opened.encoder
-print(page.stat().st_size < 2_000_000, e.canvas.figure.data[0].z.shape[1] == len(e.desk.item['video']), 'torch' in sys.modules)
+print(page.stat().st_size < 2_000_000, e.canvas.figure.data[0].z.shape[1] == len(e.panel.item['video']), 'torch' in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True", "False"], done.stderr[-1500:]
@@ -128,7 +136,7 @@ print(page.stat().st_size < 2_000_000, e.canvas.figure.data[0].z.shape[1] == len
 
 def test_models_of_other_features_are_refused(model):
     item = Made_up(".")[3]
-    with pytest.raises(InputError, match="clips have 5 columns"): trace(model, dict(item, video=item["video"][:, :5]), SECONDS)
+    with pytest.raises(InputError, match="clips have 5 columns"): trace_query(model, dict(item, video=item["video"][:, :5]), SECONDS)
     maps = {"fusion": np.zeros((3, 8))}
     with pytest.raises(InputError, match="two: has no map of fusion"): figure1({"one": maps, "two": {"fusion": np.zeros((2, 8))}}, ["a"] * 3, SECONDS)
 
@@ -142,35 +150,40 @@ def test_published_systems_side_by_side(realdata, tmp_path):
     item, rows = opened.dataset[7], {n: rows[7] for n, rows in opened.systems.items()}
     systems = {n: (r["pred_relevant_windows"], r["pred_saliency_scores"]) for n, r in rows.items()}
     fig = figure6(item["duration"], 2.0, systems, item["windows"], item["saliency"], top=1)
-    assert list(fig.layout.yaxis.ticktext) == ["true", *names] and len([t for t in fig.data if isinstance(t, go.Scatter)]) == 4
+    assert list(fig.layout.yaxis.ticktext) == ["true", *names]
+    assert len([t for t in fig.data if isinstance(t, go.Scatter)]) == 4
     assert save_figure(fig, tmp_path / "six.html").stat().st_size < 300_000
     assert write_explorer(tmp_path / "page.html", opened, count=12).stat().st_size < 2_000_000
 
 
 @pytest.mark.parametrize("clips,words,stages,columns", [(1, 1, 1, 1), (75, 13, 3, 1), (20, 32, 5, 3), (8, 2, 2, 2)])
-def test_heatmap_figure(clips, words, stages, columns):
+def test_heat_map(clips, words, stages, columns):
     rng = np.random.default_rng(0)
     maps = {s: rng.uniform(-1, 1, (words, clips)) for s in STAGES[:stages]}
     saliency = rng.integers(0, 12, clips)
-    fig = heatmap_figure(maps, ["the"] * words, SECONDS, saliency, [[0, 4], [6, 8]], columns=columns)
+    fig = heat_map(maps, ["the"] * words, SECONDS, saliency, [[0, 4], [6, 8]], columns=columns)
     heat = [t for t in fig.data if isinstance(t, go.Heatmap)]
     assert all(np.allclose(t.z, m) and t.coloraxis == "coloraxis" for t, m in zip(heat, maps.values(), strict=True))
     assert [k for k in fig.layout.to_plotly_json() if k.startswith("coloraxis")] == ["coloraxis"]
     green = [t for t in fig.data if isinstance(t, go.Scatter) and t.line.color == TRUTH]
-    assert len(green) == stages and all((t.y[:-1] == saliency).all() and (t.x0, t.dx) == (0, SECONDS) for t in green)
-    assert all(t.x0 == SECONDS / 2 and t.dx == SECONDS for t in heat) and len(fig.layout.shapes) == stages * 2
+    assert len(green) == stages
+    for t in green: assert (t.y[:-1].tolist(), t.x0, t.dx) == (saliency.tolist(), 0, SECONDS)
+    assert {(t.x0, t.dx) for t in heat} == {(SECONDS / 2, SECONDS)}
+    assert len(fig.layout.shapes) == stages * 2
 
 
 def test_timeline_without_anything():
     for windows, predicted, saliency, frames in [([], [], None, None), ([[0, 4]], [], None, None), ([], [[1, 1, .5]], np.zeros(2), None),
                                                  ([[0, 4]], [[0, 4, 1.]], None, [np.zeros((9, 16, 3), np.uint8)])]:
-        fig = timeline_figure(4.0, 2.0, windows, predicted, saliency, saliency, frames)
-        assert len(fig.layout.images) == (1 if frames else 0) and json.loads(fig.to_json())
+        fig = figure6(4.0, 2.0, {"predicted": (predicted, saliency)}, windows, saliency, frames)
+        assert len(fig.layout.images) == (1 if frames else 0)
+        assert json.loads(fig.to_json())
 
 
 def test_word_labels_never_lie():
     item = dict(query="a dog, running", text=np.zeros((4, 2)))
-    assert word_labels(item) == ["a", "dog", ",", "running"] and word_labels(dict(item, text=np.zeros((7, 2))))[0] == "token 1"
+    assert word_labels(item) == ["a", "dog", ",", "running"]
+    assert word_labels(dict(item, text=np.zeros((7, 2))))[0] == "token 1"
 
 
 def test_examples_are_taken_by_rank(run):
@@ -178,7 +191,8 @@ def test_examples_are_taken_by_rank(run):
     predictions = [json.loads(line) for line in (folder / "predictions_val.jsonl").read_text().splitlines()]
     rows = per_query_rows(predictions[1:], data.annotations)
     chosen = dict(choose_examples(rows))
-    assert len(rows) == 9 and list(chosen) == ["best", "upper quarter", "median", "lower quarter", "worst"]
+    assert len(rows) == 9
+    assert list(chosen) == ["best", "upper quarter", "median", "lower quarter", "worst"]
     ious = sorted(r["iou"] for r in rows)
     assert (chosen["best"]["iou"], chosen["median"]["iou"], chosen["worst"]["iou"]) == (ious[-1], ious[4], ious[0])
 
@@ -188,11 +202,15 @@ def test_report_is_one_safe_file(run, model, tmp_path):
     page = write_report(tmp_path / "report.html", folder, data, model,
                         floors=[{"name": "a <i>floor</i>", "MR-full-mAP": 9.}]).read_text(encoding="utf-8")
     own = page.replace(packed_plotly(), "")
-    assert len(page) - len(own) == len(packed_plotly()) and len(page) < 2_000_000
-    assert all(json.loads(unpack(packed))["data"] for packed in re.findall(r'data-figure="[^"]+">([^<]*)<', own))
-    assert not re.search(r'(src|href)="(?!#)', own) and "http" not in re.sub(r"http://www.w3.org\S*", "", own)
-    assert "<img" not in own and "<i>floor" not in own and "<b>up" not in own and own.count("</script>") == own.count("<script")
-    assert "&lt;/script&gt;" in own and len(own) < 160_000
+    assert len(page) - len(own) == len(packed_plotly())
+    assert len(page) < 2_000_000
+    assert all(json.loads(inflate(packed))["data"] for packed in re.findall(r'data-figure="[^"]+">([^<]*)<', own))
+    assert not re.search(r'(src|href)="(?!#)', own)
+    assert "http" not in re.sub(r"http://www.w3.org\S*", "", own)
+    for tag in ("<img", "<i>floor", "<b>up"): assert tag not in own
+    assert own.count("</script>") == own.count("<script")
+    assert "&lt;/script&gt;" in own
+    assert len(own) < 160_000
 
 
 def test_failed_report_keeps_the_old_one(run, model, tmp_path):
@@ -201,7 +219,8 @@ def test_failed_report_keeps_the_old_one(run, model, tmp_path):
     path.write_text("earlier")
     (folder / "metrics_val.json").write_text('{"brief": ')
     with pytest.raises(InputError, match="metrics_val.json"): write_report(path, folder, data, model)
-    assert path.read_text() == "earlier" and not list(tmp_path.glob(".*tmp"))
+    assert path.read_text() == "earlier"
+    assert not list(tmp_path.glob(".*tmp"))
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="no chromium to open the report with")
@@ -218,7 +237,8 @@ def test_report_draws_in_a_browser(run, model, tmp_path):
                          capture_output=True, text=True, timeout=120).stdout
     drawn = re.sub(r"<script.*?</script>", "", dom, flags=re.S)
     assert "<title>VideoLights on made &lt;b&gt;up&lt;/b&gt;</title>" in drawn
-    assert drawn.count("js-plotly-plot") == 2 + 1 + 2 * 5 and drawn.count('class="hm"') == 5 * 3 * 2
+    assert drawn.count("js-plotly-plot") == 2 + 1 + 2 * 5
+    assert drawn.count('class="hm"') == 5 * 3 * 2
     assert drawn.count("data:image/jpeg") == 10
 
 
@@ -230,7 +250,9 @@ def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
     folder, data = run
     page = write_explorer(tmp_path / "page.html", Opened(data, {"run": model}, {"run": read_jsonl(folder / "predictions_val.jsonl")}))
     own = page.read_text(encoding="utf-8").replace(packed_plotly(), "")
-    assert "<img" not in own and own.count("</script>") == own.count("<script") and not re.search(r'(src|href)="(?!#)', own)
+    assert "<img" not in own
+    assert own.count("</script>") == own.count("<script")
+    assert not re.search(r'(src|href)="(?!#)', own)
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         seen = browser.new_page()
@@ -241,7 +263,8 @@ def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
         hostile = [i for i, text in enumerate(seen.locator("#query option").all_text_contents()) if "taken" in text]
         seen.locator("#query").select_option(index=hostile[0])
         seen.locator("#title", has_text="document.title").wait_for()
-        assert "taken" not in seen.title() and "made <b>up</b>" in seen.title()
+        assert "taken" not in seen.title()
+        assert "made <b>up</b>" in seen.title()
         seen.locator("#map").select_option("attention, video → text")
         seen.wait_for_timeout(500)
         assert picture() != before

@@ -18,7 +18,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 from videolights.config import DataConfig, ModelConfig
 from videolights.data.toyworld import make_toyworld
 from videolights.model.videolights import VideoLights
-from videolights.training.loop import save_checkpoint
+from videolights.training.checkpoints import save_checkpoint
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
@@ -132,7 +132,7 @@ def test_page(world, browser):
 
 
 def test_notebook_with_the_keyboard_alone(world, browser):
-    source = "from videolights.explore.page import page\npage(['run'], 'toy/toyworld.yaml')"
+    source = "from videolights.explore.page import explorer_page\nexplorer_page(['run'], 'toy/toyworld.yaml')"
     cell = dict(cell_type="code", id="one", metadata={}, execution_count=None, outputs=[], source=source)
     kernel = dict(name="python3", display_name="Python 3", language="python")
     (world / "app.ipynb").write_text(json.dumps(dict(cells=[cell], metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)))

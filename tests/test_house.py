@@ -1,4 +1,4 @@
-"What keeps the house in order: settings, notebook order and size, lazy imports."
+"What keeps the house in order: settings, folders, notebook order and size, the figures of `make house`, lazy imports."
 import ast
 import configparser
 import json
@@ -6,15 +6,23 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
+from importlib.util import find_spec
 
+import house
 import pytest
 from conftest import ROOT
 
 import videolights as vl
 
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith(".") for part in p.relative_to(ROOT).parts))
-ROOMS = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NUMBERED = house.notebooks()
+FOLDERS = "core features data model losses evaluation training deploy explore encoders cli".split()
 name = lambda path: str(path.relative_to(ROOT / "nbs"))
+
+
+LIMITS = dict(tokens=119_000, median=12, p90=25, longest=60, wide=0, unseen=0, chained=0, shapeless=0)
+PAPER_SHARE = 0.14
 
 
 def cells(path, kind): return ["".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
@@ -49,28 +57,54 @@ def test_notebook_is_small_and_introduced(path):
     assert first["cell_type"] == "markdown" and text.startswith("# ") and "\n> " in text
 
 
+def test_folders_mirror_the_package():
+    for path in NUMBERED:
+        stem = re.sub(r"^\d\d_", "", path.stem)
+        own = stem if house.folder(path) in ("core", "cli") else f"{house.folder(path)}.{stem}"
+        assert exported_module(path) == f"videolights.{own}"
+    assert list(dict.fromkeys(house.folder(p) for p in NUMBERED)) == FOLDERS, "numbers grow from folder to folder"
+    numbers = [p.name[:2] for p in NUMBERED]
+    assert len(set(numbers)) == len(numbers)
+    for folder in FOLDERS[:-1]: assert 3 <= sum(house.folder(p) == folder for p in NUMBERED) <= 14, folder
+
+
+def imported_modules(source):
+    "Modules that a cell imports, each `from package import module` as one."
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import): yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def test_numeric_order_is_dependency_order():
-    modules = {exported_module(p): p.name for p in ROOMS}
-    assert len(modules) == len(ROOMS), "two notebooks export to one module"
-    wrong = []
-    for path in ROOMS:
-        source = "\n".join(re.sub(r"^\s*[%!].*", "", cell, flags=re.M) for cell in cells(path, "code"))
-        for node in ast.walk(ast.parse(source)):
-            froms = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for imported in froms + ([a.name for a in node.names] if isinstance(node, ast.Import) else []):
-                if modules.get(imported, "")[:2] > path.name[:2]: wrong.append(f"{path.name} imports {imported} of {modules[imported]}")
+    modules = {exported_module(p): p.name for p in NUMBERED}
+    wrong = [f"{path.name} imports {imported} of {modules[imported]}"
+             for path in NUMBERED for out, source in house.code_cells(path) if out
+             for imported in imported_modules(source) if modules.get(imported, "") > path.name]
     assert not wrong, "\n".join(wrong)
 
 
 def test_every_module_has_a_notebook():
     hand_written = {"__init__.py", "__main__.py", "_modidx.py"}
     files = {p for p in (ROOT / "videolights").rglob("*.py") if p.name not in hand_written}
-    assert files == {ROOT / f"{exported_module(p).replace('.', '/')}.py" for p in ROOMS}
+    assert files == {ROOT / f"{exported_module(p).replace('.', '/')}.py" for p in NUMBERED}
+
+
+def test_house_keeps_its_figures():
+    "Limits that were reached once; `make house` prints where a folder stands, `make house ALL=1` each notebook."
+    f = house.figures()
+    for figure, limit in LIMITS.items(): assert f[figure] <= limit, f"{figure} is {f[figure]}, the limit {limit}; see `make house ALL=1`"
+    assert not f["twice"], f"one name, one thing: {f['twice']}"
+    assert f["paper"] / f["tokens"] >= PAPER_SHARE
 
 
 def test_readme_maps_the_house():
     readme = (ROOT / "README.md").read_text()
-    assert not [name(p) for p in ROOMS if f"(nbs/{name(p)})" not in readme], "these notebooks are missing in the README's map (nbs/index.ipynb)"
+    for path in NOTEBOOKS:
+        if path.name == "index.ipynb": continue
+        summary = re.search(r"^> (.+)$", cells(path, "markdown")[0], re.M)[1]
+        assert f"| [{path.stem}](nbs/{name(path)}) | {summary} |" in readme, f"{name(path)} is not in the README's map (nbs/index.ipynb) with its summary"
     links = [link for link in re.findall(r"\]\(([^)#:]+)\)", readme)]
     assert not [link for link in links if not (ROOT / link).exists()], "these links of the README lead nowhere"
     for block in re.findall(r"```python\n(.*?)```", readme, re.S): compile(block, "README.md", "exec")
@@ -92,6 +126,23 @@ def test_public_names_resolve():
     for public in vl.__all__: assert getattr(vl, public).__doc__, f"vl.{public} needs a docstring"
     assert set(vl.__all__) <= set(dir(vl))
     with pytest.raises(AttributeError): vl.Nothing
+
+
+def test_old_modules_say_where_they_are():
+    for old, new in vl._MOVED.items():
+        assert find_spec(f"videolights.{new}"), f"{new} is no module"
+        with pytest.raises(ModuleNotFoundError, match=f"is videolights.{new} since"): import_module(f"videolights.{old}")
+    with pytest.raises(ImportError, match="is videolights.training.loop.train since"): from videolights.training import train  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match="No module named 'videolights.nothing'"): import_module("videolights.nothing")
+
+
+def test_public_names_are_typed(tmp_path):
+    "What a type checker sees of the lazy names."
+    (tmp_path / "look.py").write_text("import videolights as vl\nreveal_type(vl.Runtime.load)\nreveal_type(vl.train)\n")
+    done = subprocess.run([sys.executable, "-m", "pyright", "--pythonpath", sys.executable, tmp_path / "look.py"],
+                          capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.count("Type of") == 2, done.stdout + done.stderr
+    assert "Unknown" not in done.stdout
 
 
 def test_ci_runs_make_test():

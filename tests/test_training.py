@@ -53,7 +53,8 @@ def test_killed_and_resumed_equals_uninterrupted(config, tmp_path):
     assert resumed.wait(300) == 0, resumed.stderr.read()
     one, two = (load(tmp_path / name / "last").state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(one[k], two[k]) for k in one)
-    assert not list((tmp_path / "cut").glob(".*.tmp")) and not list((tmp_path / "cut").glob(".*.old"))
+    assert not list((tmp_path / "cut").glob(".*.tmp"))
+    assert not list((tmp_path / "cut").glob(".*.old"))
 
 
 def test_predictions_do_not_depend_on_the_batch(config, toy):
@@ -63,6 +64,7 @@ def test_predictions_do_not_depend_on_the_batch(config, toy):
     model = VideoLights(ModelConfig.preset("toyworld", dim=32, feedforward=64)).eval()
     for one, many in zip(predict(model, dataset, data, batch_size=1), predict(model, dataset, data, batch_size=16)):
         assert one["qid"] == many["qid"]
+        # predictions have four digits: numbers that differ by rounding may be printed one apart
         np.testing.assert_allclose(one["pred_saliency_scores"], many["pred_saliency_scores"], atol=2e-4)
         np.testing.assert_allclose(sorted(w[2] for w in one["pred_relevant_windows"]), sorted(w[2] for w in many["pred_relevant_windows"]), atol=2e-4)
 
@@ -76,6 +78,7 @@ def test_padding_changes_no_output_and_no_loss(toy):
     for clips, words in ((0, 0), (60, 25)):
         batch = collate(items, data.clip_seconds, clips=clips, words=words)
         with torch.no_grad(): losses.append(objective(model.training_outputs(*batch.inputs), batch, epoch=5)); outputs.append(model(*batch.inputs))
+    # single precision has 6e-8 of a number, and a sum over some hundred clips and words loses two digits more
     for name in losses[0]: torch.testing.assert_close(losses[0][name], losses[1][name], atol=2e-5, rtol=2e-5, msg=name)
     torch.testing.assert_close(outputs[0].spans, outputs[1].spans, atol=1e-5, rtol=0)
     torch.testing.assert_close(outputs[0].saliency, outputs[1].saliency[:, :outputs[0].saliency.shape[1]], atol=1e-5, rtol=0)
@@ -105,4 +108,5 @@ def test_one_epoch_on_real_features(realdata, monkeypatch, tmp_path):
     recipe = Config.load("recipes/charades_clip.yaml").with_changes({"train.epochs": 1, "model.dim": 32, "model.feedforward": 64, "train.batch_size": 128})
     run = train(recipe, tmp_path / "run", progress=False)
     metrics, rows = json.loads((run / "metrics_val.json").read_text()), (run / "predictions_val.jsonl").read_text().splitlines()
-    assert len(rows) == 588 and metrics["brief"]["MR-mIoU"] > 5
+    assert len(rows) == 588
+    assert metrics["brief"]["MR-mIoU"] > 5              # a few points: eight epochs of such models bring 30 and more (Table V, small)

@@ -1,6 +1,7 @@
 """Searches: what is drawn, stopped, resumed and refused. Most runs are played by a script that writes a run's log, so that nothing is trained."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,8 @@ from videolights.training import search as tuning
 from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.toyworld import make_toyworld
-from videolights.training.grids import Grid
+from videolights.files import locked
+from videolights.training.grids import Grid, Interrupted
 from videolights.training.loop import train
 from videolights.training.search import Search, tune
 
@@ -40,7 +42,7 @@ SPACE = {"train.lr": dict(low=.1, high=10., log=True), "model.fusion": ["bi", "u
 @pytest.fixture
 def stage(tmp_path, played):
     "An actor in place of training. Returns a function that writes and loads a search, and the list of runs that were started."
-    started = played(tuning, ACTOR)
+    started = played(ACTOR)
 
     def write(**search):
         (tmp_path / "search.yaml").write_text(yaml.safe_dump(dict(base="base.yaml", space=SPACE, trials=8, startup=2, warmup=1, seeds=[11]) | search, sort_keys=False))
@@ -48,7 +50,7 @@ def stage(tmp_path, played):
     return write, started
 
 
-def told(found): return sorted((row["trial"], row["state"], row["score"], row["epochs"], str(row["changes"])) for row in found["trials"])
+def summary(found): return sorted((row["trial"], row["state"], row["score"], row["epochs"], str(row["changes"])) for row in found["trials"])
 
 
 def alive(pid):
@@ -61,22 +63,31 @@ def test_a_search_finds_prunes_and_writes_recipes(stage, tmp_path):
     search, out = write(trials=12), tmp_path / "out"
     found = tune(search, out, progress=False)
     rows = {row["trial"]: row for row in found["trials"]}
-    assert len(started) == len(rows) == 12 and rows[0]["changes"] == {"train.lr": 2.0, "model.fusion": "bi"} and rows[0]["state"] == "finished"
+    assert len(started) == len(rows) == 12
+    assert rows[0]["changes"] == {"train.lr": 2.0, "model.fusion": "bi"}
+    assert rows[0]["state"] == "finished"
     slow = [row for row in found["trials"] if row["state"] == "stopped early"]
-    assert slow and all(2 <= row["epochs"] < 10 and row["changes"]["train.lr"] < 10 for row in slow)
+    assert slow
+    assert all(2 <= row["epochs"] < 10 and row["changes"]["train.lr"] < 10 for row in slow)
     for row in slow:                                                                       # stopped, not merely left out: slow actors never wrote their last epochs
         folder, = (path for path in (out / "runs").glob(f"trial-{row['trial']:03d}-*") if path.is_dir())
         assert not alive(int((folder / "pid").read_text())) and not (folder / "done.json").exists()
         if row["changes"]["train.lr"] < 1: assert len((folder / "log.csv").read_text().splitlines()) - 1 < 10
     best = found["trials"][0]
-    assert best["score"] == max(row["score"] for row in rows.values()) > rows[0]["score"] and best["trial"] == found["best"]
+    assert best["score"] == max(row["score"] for row in rows.values()) > rows[0]["score"]
+    assert best["trial"] == found["best"]
     assert Config.load(out / "best.yaml") == search.config(best["changes"], 11)
     grid = Grid.load(out / "check.yaml")
-    assert grid.seeds == [12, 13, 14] and grid.config("tuned", 12) == search.config(best["changes"], 12) and grid.config("base", 12) == search.config({}, 12)
+    assert grid.seeds == [12, 13, 14]
+    assert grid.config("tuned", 12) == search.config(best["changes"], 12)
+    assert grid.config("base", 12) == search.config({}, 12)
     text = (out / "results.md").read_text()
-    assert text.count("\n| ") >= 12 and f"Best: trial {found['best']}" in text and found == json.loads((out / "results.json").read_text())
+    assert text.count("\n| ") >= 12
+    assert f"Best: trial {found['best']}" in text
+    assert found == json.loads((out / "results.json").read_text())
     figure = tuning.tuning_figure(found)
-    assert len(figure.data[1].x) == 12 and sum(symbol == "circle-open" for symbol in figure.data[1].marker.symbol) == len(slow)
+    assert len(figure.data[1].x) == 12
+    assert sum(symbol == "circle-open" for symbol in figure.data[1].marker.symbol) == len(slow)
 
 
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(stage, tmp_path, monkeypatch):
@@ -84,26 +95,54 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(stage, tmp_pat
     write, started = stage
     search = write(seeds=[11, 12])
     whole = tune(search, tmp_path / "whole", progress=False)
-    count, tell = len(started), tuning.optuna.Study.tell
-
-    def die_before(number): return lambda study, trial, *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt) if trial.number == number else tell(study, trial, *args, **kwargs)
-    for number in (0, 3):                                                                  # trained, but the verdict not yet written
-        monkeypatch.setattr(tuning.optuna.Study, "tell", die_before(number))
-        with pytest.raises(KeyboardInterrupt): tune(search, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(tuning.optuna.Study, "tell", tell)
-    reports, report = [], tuning.optuna.Trial.report
+    count, report, reports = len(started), tuning.optuna.Trial.report, []
 
     def die_after_seven(trial, value, step):
         report(trial, value, step); reports.append(1)
-        if len(reports) == 7: raise KeyboardInterrupt
+        if len(reports) == 7: raise Interrupted("power cut")
     monkeypatch.setattr(tuning.optuna.Trial, "report", die_after_seven)
-    with pytest.raises(KeyboardInterrupt): tune(search, tmp_path / "cut", progress=False)  # and in the middle of an epoch
+    with pytest.raises(InputError, match="power cut"): tune(search, tmp_path / "cut", progress=False)      # in the middle of an epoch
     monkeypatch.setattr(tuning.optuna.Trial, "report", report)
-    assert told(tune(search, tmp_path / "cut", progress=False)) == told(whole)
+    assert summary(tune(search, tmp_path / "cut", progress=False)) == summary(whole)
     before = len(started)
-    assert told(tune(search, tmp_path / "cut", progress=False)) == told(whole) and len(started) == before      # what is done is not run again
+    assert count < before <= 2 * count + 1
+    assert summary(tune(search, tmp_path / "cut", progress=False)) == summary(whole)
+    assert len(started) == before                                                          # what is done is not run again
     longer = tune(replace(search, trials=9), tmp_path / "cut", progress=False)
-    assert set(told(whole)) < set(told(longer)) and len(longer["trials"]) == 9 and count < before < 2 * count + 8
+    assert set(summary(whole)) < set(summary(longer))
+    assert len(longer["trials"]) == 9
+
+
+def test_a_search_goes_on_from_every_state_of_its_journal(stage, tmp_path):
+    "Killed when a trial was trained but its verdict not yet written, when the next was not yet begun, when it was drawn by half."
+    search = stage[0](seeds=[11, 12])
+    whole = tune(search, tmp_path / "whole", progress=False)
+    lines = (tmp_path / "whole/journal.log").read_bytes().splitlines(keepends=True)
+    verdicts = [k for k, line in enumerate(lines) if b"datetime_complete" in line]
+    assert len(verdicts) == 8
+    for k in (verdicts[0], verdicts[3], verdicts[3] + 1, verdicts[3] + 3, len(lines) - 1):
+        cut = shutil.copytree(tmp_path / "whole", tmp_path / f"cut{k}")
+        (cut / "journal.log").write_bytes(b"".join(lines[:k]) + lines[k][:len(lines[k]) // 2])
+        assert summary(tune(search, cut, progress=False)) == summary(whole), lines[k]
+
+
+def test_ctrl_c_ends_the_runs_and_leaves_their_trials_open(stage, tmp_path, monkeypatch):
+    "Two slow runs at once; who waits for them is interrupted, as by Ctrl-C. Taken up again, by one job."
+    write, started = stage
+    search, runs = write(trials=2, change={"train.lr": .2}), tmp_path / "out/runs"
+
+    def status(study):
+        if len(list(runs.glob("*/pid"))) == 2: raise KeyboardInterrupt
+        return ""
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tuning, "_status", status)
+        tune(search, tmp_path / "out", jobs=2, progress=False)
+    assert not any(alive(int(pid.read_text())) for pid in runs.glob("*/pid"))
+    assert not list(runs.glob("*/done.json"))
+    assert {trial.state.name for trial in tuning.open_study(search, tmp_path / "out").trials} == {"WAITING"}
+    found = tune(search, tmp_path / "out", progress=False)
+    assert [row["state"] for row in found["trials"]] == ["finished"] * 2
+    assert len(started) == 4
 
 
 def test_several_seeds_and_several_jobs(stage, tmp_path):
@@ -114,18 +153,21 @@ def test_several_seeds_and_several_jobs(stage, tmp_path):
     assert next(row for row in found["trials"] if row["trial"] == 0)["state"] == "finished"
 
 
-def test_failed_trials_are_told_and_a_base_that_fails_ends_the_search(stage, tmp_path, capsys):
+def test_failed_trials_are_reported_and_a_base_that_fails_ends_the_search(stage, tmp_path, capsys):
     write, started = stage
     write(space={"loss.giou": [1.0, 7.0]}, trials=6)
     assert main(["tune", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "out")]) == 0
     said, found = capsys.readouterr(), json.loads((tmp_path / "out/results.json").read_text())
     failed = [row for row in found["trials"] if row["state"] == "failed"]
-    assert failed and all(row["why"] == "run: loss became nan" for row in failed) and f"- trial {failed[0]['trial']}: run: loss" in said.out
-    assert f"videolights train {tmp_path}/out/best.yaml" in said.out and (tmp_path / "out/figures/trials.html").exists()
+    assert failed
+    assert all(row["why"] == "run: loss became nan" for row in failed)
+    assert f"- trial {failed[0]['trial']}: run: loss" in said.out
+    assert f"videolights train {tmp_path}/out/best.yaml" in said.out
+    assert (tmp_path / "out/figures/trials.html").exists()
     write(change={"loss.giou": 7.0})
     assert main(["tune", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "bad")]) == 2
     assert "the base recipe cannot be trained: run: loss became nan" in capsys.readouterr().err
-    (tmp_path / "actor.py").write_text(ACTOR.replace("== 7", "== 99"))                     # cured: the same command goes on
+    (tmp_path / "actor.py").write_text(ACTOR.replace("== 7", "== 99"))                     # put right: the same command goes on
     assert main(["tune", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "bad"), "--trials", "2"]) == 0
 
 
@@ -135,14 +177,14 @@ def test_a_folder_keeps_to_its_search_and_to_one_at_a_time(stage, tmp_path):
     tune(search, tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="another space"): tune(write(trials=1, space={"train.lr": [1.0, 2.0]}), tmp_path / "out", progress=False)
     with pytest.raises(InputError, match="another base"): tune(write(trials=1, change={"train.epochs": 3}), tmp_path / "out", progress=False)
-    with tuning.alone(tmp_path / "out"), pytest.raises(InputError, match="is at work"): tune(search, tmp_path / "out", progress=False)
+    with locked(tmp_path / "out"), pytest.raises(InputError, match="is in use by another process"): tune(search, tmp_path / "out", progress=False)
 
 
 @pytest.mark.parametrize("search, said", [
-    (dict(space={}), "space is empty"), (dict(space={"train.lrr": [1., 2.]}), "did you mean 'train.lr'"), (dict(space={"colour": [1, 2]}), "no setting 'colour'"),
-    (dict(space={"train.lr": dict(low="1e-4", high=1.)}), "1.0e-4"), (dict(space={"train.lr": dict(low=3., high=1.)}), "must be below high"), (dict(space={"train.lr": [2.0]}), "two or more"),
-    (dict(space={"train.lr": dict(low=0., high=4., log=True)}), "above 0"), (dict(space={"train.lr": dict(low=3., high=4.)}), "leaves out 2.0"), (dict(space={"train.lr": 1e-3}), "list of choices"),
-    (dict(space={"model.dim": dict(low=14, high=18, step=2)}), "dim is 14"), (dict(space={"model.dim": dict(low=8.5, high=16)}), "no whole number"), (dict(space={"model.fusion": dict(low=1, high=2)}), "list its choices"),
+    (dict(space={}), "space is empty"), (dict(space={"train.lrr": [1., 2.]}), "did you mean 'lr'"), (dict(space={"colour": [1, 2]}), "unknown key 'colour'"),
+    (dict(space={"train.lr": dict(low="1e-4", high=1.)}), "1.0e-4"), (dict(space={"train.lr": dict(low=3., high=1.)}), "`low <= high` must hold"), (dict(space={"train.lr": [2.0]}), "two or more"),
+    (dict(space={"train.lr": dict(low=0., high=4., log=True)}), "`low > 0` must hold"), (dict(space={"train.lr": dict(low=3., high=4.)}), "leaves out the base recipe.* value 2.0"), (dict(space={"train.lr": 1e-3}), "list of two or more choices"),
+    (dict(space={"model.dim": dict(low=14, high=18, step=2)}), "dim is 14"), (dict(space={"model.dim": dict(low=8.5, high=16)}), "should be int, found 8.5"), (dict(space={"model.fusion": dict(low=1, high=2)}), "should be str"),
     (dict(space={"model.fusion": ["bi", "both"]}), "choose from"), (dict(space={"train.seed": [1, 2]}), "under change"), (dict(trials=0), "trials is 0"), (dict(seeds=[]), "seeds is empty"),
     (dict(change={"train.eval_split": "test"}), "validation split"), (dict(base="none.yaml"), "none.yaml: no such file"), (dict(colour=1), "unknown key 'colour'")], ids=str)
 def test_a_wrong_search_is_refused_before_anything_runs(stage, tmp_path, capsys, search, said):
@@ -169,9 +211,9 @@ def test_killed_while_it_trains(tmp_path, monkeypatch):
     assert again.returncode == 0, again.stderr
     assert len(rows.splitlines()) < 4, "the run outlived its search"
     ended = SimpleNamespace(poll=lambda: 0, returncode=0, terminate=int, wait=int, stdin=SimpleNamespace(close=int))
-    monkeypatch.setattr(tuning, "start_run", lambda config, folder, *_: (train(config, folder, progress=False), ended)[1])      # in this process, undisturbed
+    monkeypatch.setattr("videolights.training.grids.start_run", lambda config, folder, *_: (train(config, folder, progress=False), ended)[1])      # in this process, undisturbed
     whole = tune(Search.load(tmp_path / "search.yaml"), tmp_path / "whole", progress=False)
-    assert told(json.loads((tmp_path / "cut/results.json").read_text())) == told(whole)
+    assert summary(json.loads((tmp_path / "cut/results.json").read_text())) == summary(whole)
 
 
 def test_shipped_searches(root, monkeypatch):

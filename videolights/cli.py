@@ -456,12 +456,12 @@ def tune_command(
       # the best beside the recipe that the search began with, on new seeds
       videolights ablate runs/tune_charades_clip/check.yaml
     """
-    from videolights.training.search import Search, to_markdown, tune
+    from videolights.training.search import Search, trials_markdown, tune
     search, out = Search.load(recipe), out or Path("runs", f"tune_{recipe.stem}")
     found = tune(replace(search, trials=trials) if trials else search, out, jobs)
     page = _draw_search(found, out / "figures")
     drawn = f", drawn in {page}" if page else ""
-    print(f"{to_markdown(found)}\nwritten to {out}/results.md and .json{drawn}; runs in {out}/runs\n"
+    print(f"{trials_markdown(found)}\nwritten to {out}/results.md and .json{drawn}; runs in {out}/runs\n"
           f"best: videolights train {out}/best.yaml\n"
           f"check: videolights ablate {out}/check.yaml      # is it better on seeds that the search has not seen?")
 
@@ -483,7 +483,8 @@ def _draw_search(
 ):                 # its path; None where plotly is not installed
     "A page with every trial of a search."
     if not find_spec("plotly"): return None
-    from videolights.explore.figures import save_figure, template
+    from videolights.explore.figures import save_figure
+    from videolights.pictures import template
     from videolights.training.search import tuning_figure
     return save_figure(tuning_figure(found).update_layout(template=template()), folder / "trials.html")
 
@@ -902,9 +903,9 @@ def explore_command(
       videolights explore one.jsonl two.jsonl highlight_val_release.jsonl \\
           --protocol qvhighlights
     """
-    from videolights.explore.page import open_all, serve, write_explorer
+    from videolights.explore.page import open_all, serve_explorer, write_explorer
     choices: dict[str, Any] = dict(split=split, protocol=protocol, clip_seconds=clip_seconds)
-    if not html: return serve(sources, data, videos, port, not no_browser, **choices)
+    if not html: return serve_explorer(sources, data, videos, port, not no_browser, **choices)
     path = write_explorer(html, open_all(sources, data, **choices), videos)
     print(f"explorer: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 

@@ -37,8 +37,8 @@ def window_to_span(
 def _shared_and_union(a, b):
     xp = namespace(a)
     start, end = xp.maximum(a[..., 0], b[..., 0]), xp.minimum(a[..., 1], b[..., 1])
-    shared = xp.clip(end - start, 0, None)
-    return shared, (a[..., 1] - a[..., 0]) + (b[..., 1] - b[..., 0]) - shared
+    shared, length = xp.clip(end - start, 0, None), lambda x: x[..., 1] - x[..., 0]
+    return shared, length(a) + length(b) - shared
 
 # %% ../nbs/core/00_spans.ipynb #47339b63
 def temporal_iou(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['write_annotations', 'read_charades_text', 'with_duration', 'is_number', 'name_of', 'window_faults', 'row_faults',
-           'duplicate_faults', 'parse_annotations', 'read_annotations', 'relevant_windows', 'clips_inside',
+           'file_faults', 'parse_annotations', 'read_annotations', 'relevant_windows', 'clips_inside',
            'saliency_labels']
 
 # %% ../../nbs/data/10_annotations.ipynb #758b061b
@@ -63,42 +63,40 @@ def name_of(row) -> str:
 def window_faults(
     row,           # an annotation row
     clip_seconds,  # a window may end this much after the video; None does not look
-):                 # list of (item, sentence)
+):                 # yields (item, sentence)
     "Windows that are no windows or lie outside the video."
-    faults, duration, windows = [], row.get("duration"), row.get("relevant_windows") or []
+    duration, windows = row.get("duration"), row.get("relevant_windows") or []
     if not isinstance(windows, list):
-        return [(name_of(row), "relevant_windows is no list; write [[start, end], ...] in seconds")]
+        yield name_of(row), "relevant_windows is no list; write [[start, end], ...] in seconds"
+        return
     last = duration if clip_seconds is not None and is_number(duration) else math.inf
     for window in windows:
         item = f"{name_of(row)}, window {window}"
         if not (isinstance(window, (list, tuple)) and len(window) == 2 and all(map(is_number, window))):
-            faults.append((item, "window is not a pair of numbers; write [start, end] in seconds"))
+            yield item, "window is not a pair of numbers; write [start, end] in seconds"
         elif not window[0] < window[1]:
-            faults.append((item, "window does not end after its start; correct or remove it"))
+            yield item, "window does not end after its start; correct or remove it"
         elif window[0] < 0 or window[0] >= last or window[1] > last + (clip_seconds or 0):
             within = "" if last == math.inf else f" of {duration} s"
-            faults.append((item + within, "window outside the video; correct it or the duration"))
-    return faults
+            yield item + within, "window outside the video; correct it or the duration"
 
 # %% ../../nbs/data/10_annotations.ipynb #7b21ad43
-def _table(values):
-    "Numbers in one or two dimensions, or None."
+def _is_table(values, *dims):
+    "Whether values are finite numbers in one of these dimensions."
     try: table = np.asarray(values, dtype=float)
-    except (ValueError, TypeError): return None
-    return table if table.ndim in (1, 2) and np.isfinite(table).all() else None
+    except (ValueError, TypeError): return False
+    return table.ndim in dims and np.isfinite(table).all()
 
 
 def _rating_faults(row, clip_seconds):
     "Yields the first (item, sentence) that is wrong with a row's ratings."
     ids, scores, label, duration = map(row.get, ("relevant_clip_ids", "saliency_scores", "label", "duration"))
     item = name_of(row)
-    if label is not None:
-        table = _table(label)
-        if table is None or table.ndim < 2 or not table.size:
-            yield item, "label is no table of numbers; write a list of ratings a clip"
-            return
-    if scores is None: return
-    if _table(scores) is None: yield item, "saliency_scores is no table of numbers; write one list of ratings a clip"
+    if label is not None and not (_is_table(label, 2) and np.size(label)):
+        yield item, "label is no table of numbers; write a list of ratings a clip"
+    elif scores is None: return
+    elif not _is_table(scores, 1, 2):
+        yield item, "saliency_scores is no table of numbers; write one list of ratings a clip"
     elif not isinstance(ids, list) or len(ids) != len(scores):
         yield item, "saliency_scores and relevant_clip_ids differ in length; give each relevant clip its ratings"
     elif not all(isinstance(i, int) and i >= 0 for i in ids):
@@ -112,27 +110,32 @@ def row_faults(
     row,                # an annotation row in the common form
     clip_seconds=None,  # tolerance of windows at the video's end; None does not look
     protocol="custom",  # "tvsum" wants `label`
-):                      # list of (item, sentence), empty for a sound row
+):                      # yields (item, sentence), nothing for a sound row
     "Everything wrong with one row."
     if not isinstance(row.get("qid"), (str, int)) or row["qid"] == "":
-        return [(str(row)[:60], "row has no qid; give each row its own")]
-    item, faults, duration = name_of(row), [], row.get("duration")
+        yield str(row)[:60], "row has no qid; give each row its own"
+        return
+    item, duration = name_of(row), row.get("duration")
     text = lambda key: isinstance(row.get(key), str) and row[key].strip()
-    if not text("vid"): faults.append((item, "row has no vid; name the video as its feature files are named"))
-    if not text("query"): faults.append((item, "empty query; write a sentence or remove the row"))
+    if not text("vid"): yield item, "row has no vid; name the video as its feature files are named"
+    if not text("query"): yield item, "empty query; write a sentence or remove the row"
     if duration is not None and not (is_number(duration) and duration > 0):
-        faults.append((f"{item}, duration {duration}", "duration is no positive number of seconds; correct it"))
+        yield f"{item}, duration {duration}", "duration is no positive number of seconds; correct it"
     if protocol == "tvsum" and row.get("label") is None:
-        faults.append((item, "row has no label; TVSum needs the ratings of each clip"))
-    return [*faults, *window_faults(row, clip_seconds), *_rating_faults(row, clip_seconds)]
+        yield item, "row has no label; TVSum needs the ratings of each clip"
+    yield from window_faults(row, clip_seconds)
+    yield from _rating_faults(row, clip_seconds)
 
 # %% ../../nbs/data/10_annotations.ipynb #3e64450d
-def duplicate_faults(
-    rows,  # annotation rows of one file
-):         # list of (item, sentence)
-    "Query ids that occur more than once; feature files and predictions are found by them."
-    counts = Counter(str(r.get("qid")) for r in rows)
-    return [(f"qid {q}", "duplicate qid; give each row its own") for q, n in counts.items() if n > 1]
+def file_faults(
+    rows,               # annotation rows of one file
+    clip_seconds=None,  # as in `row_faults`
+    protocol="custom",  # as in `row_faults`
+):                      # yields (item, sentence)
+    "What is wrong with each row, then query ids that occur more than once; features and predictions are found by them."
+    for row in rows: yield from row_faults(row, clip_seconds, protocol)
+    counts = Counter(str(row.get("qid")) for row in rows)
+    yield from ((f"qid {qid}", "duplicate qid; give each row its own") for qid, n in counts.items() if n > 1)
 
 # %% ../../nbs/data/10_annotations.ipynb #7d967910
 def parse_annotations(
@@ -153,8 +156,7 @@ def read_annotations(
 ):                      # list of dictionaries with QVHighlights' keys
     "Read and check annotations; the first fault is an error that names the file and the query."
     rows = parse_annotations(path, protocol)
-    faults = [f for row in rows for f in row_faults(row, clip_seconds, protocol)] or duplicate_faults(rows)
-    for item, fault in faults: raise InputError(f"{path}: {item}: {fault}")
+    for item, fault in file_faults(rows, clip_seconds, protocol): raise InputError(f"{path}: {item}: {fault}")
     return rows
 
 

@@ -10,9 +10,6 @@ import numpy as np
 import torch
 
 # %% ../../nbs/data/14_augmentation.ipynb #b841c5bc
-_LEAST = 0.5     # of the clips stay
-
-
 def _take(item, clips):
     "An item with some of its clips."
     saliency = item["saliency"]
@@ -29,23 +26,20 @@ def crop(
     if not len(windows): return item
     inside = np.clip(windows / clip_seconds, 0, clips)
     first, end = int(np.floor(inside.min())), int(np.ceil(inside.max()))
-    least = int(np.ceil(clips * _LEAST))
+    least = -(-clips // 2)                                # half of the clips stay
     start = rng.integers(0, min(first, clips - least) + 1)
     stop = rng.integers(max(end, start + least), clips + 1)
     windows = np.clip(windows - start * clip_seconds, 0, (stop - start) * clip_seconds)
     return {**_take(item, slice(start, stop)), "windows": windows}
 
 # %% ../../nbs/data/14_augmentation.ipynb #a4a767fd
-_TEMPO = 0.4     # largest logarithm of the change of length: e^0.4 is about 1.5
-
-
 def stretch(
     item,            # from a Dataset
     rng,             # numpy Generator
 ):                   # the item with another number of clips
     "The same video, faster or slower."
     clips = len(item["video"])
-    length = max(1, round(clips * float(np.exp(rng.uniform(-_TEMPO, _TEMPO)))))
+    length = max(1, round(clips * float(np.exp(rng.uniform(-0.4, 0.4)))))      # up to e^0.4, about 1.5 times as long
     shown = ((np.arange(length) + 0.5) * clips / length).astype(int)
     return {**_take(item, shown), "windows": item["windows"] * (length / clips)}
 

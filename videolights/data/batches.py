@@ -29,10 +29,9 @@ def append_tef(
 def pad_tensors(
     arrays,      # list of B arrays (n_b, ...)
     length=0,    # pad at least to this
-) -> tuple[Tensor, Tensor]:   # (B, n, ...) float32 with zeros behind, (B, n) bool mask
+):               # (B, n, ...) float32 with zeros behind, (B, n) bool mask
     "Arrays of different lengths as one tensor: `pad` for torch."
-    padded, mask = pad(arrays, length)
-    return torch.from_numpy(padded), torch.from_numpy(mask)
+    return tuple(map(torch.from_numpy, pad(arrays, length)))
 
 # %% ../../nbs/data/12_batches.ipynb #757fd643
 @dataclass
@@ -86,18 +85,16 @@ def collate(
                  torch.tensor(rated), torch.tensor(mismatched), items)
 
 # %% ../../nbs/data/12_batches.ipynb #063f0393
-class LengthBatches(torch.utils.data.Sampler):
+class LengthBatches:
     "Batches of items of similar length, in an order given by (seed, epoch)."
 
     def __init__(
         self,
-        lengths,         # clips per item
+        lengths,   # clips per item
         batch_size: int,
         seed: int,
-        window: int = 8, # batches' worth of items sorted together
     ):
-        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
-        self.window, self.epoch = window, 0
+        self.lengths, self.batch_size, self.seed, self.epoch = np.asarray(lengths), batch_size, seed, 0
 
     def set_epoch(self, epoch): self.epoch = epoch
 
@@ -105,7 +102,7 @@ class LengthBatches(torch.utils.data.Sampler):
 
     def __iter__(self):
         rng = np.random.default_rng((self.seed, self.epoch))
-        order, span = rng.permutation(len(self.lengths)), self.batch_size * self.window
+        order, span = rng.permutation(len(self.lengths)), self.batch_size * 8     # eight batches are sorted together
         chunks = np.split(order, range(span, len(order), span))
         order = np.concatenate([chunk[np.argsort(self.lengths[chunk], kind="stable")] for chunk in chunks])
         batches = np.split(order, range(self.batch_size, len(order), self.batch_size))

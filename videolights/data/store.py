@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,8 @@ import numpy as np
 
 from ..config import DataConfig, InputError, Source
 from .annotations import (
-    duplicate_faults, is_number, name_of, parse_annotations, read_annotations, relevant_windows, row_faults,
-    saliency_labels, window_faults, with_duration)
+    file_faults, is_number, name_of, parse_annotations, read_annotations, relevant_windows, saliency_labels,
+    window_faults, with_duration)
 from ..features.protocol import join_columns
 from ..files import atomic_path, read_array, read_json, write_json
 
@@ -58,8 +58,6 @@ def _feature_paths(data, source, row):
 def _array_fault(x, source):
     "What is wrong with an array, seen from the contract; nothing with a sound one."
     if x.dtype.kind not in "fiu": return f"holds {x.dtype} values; features are numbers"
-    if x.ndim != 2:
-        return f"has shape {x.shape}; the contract wants rows of {source.dim} columns; set the source's key"
     if len(x) == 0:
         return f"is empty, not one {'clip' if source.kind == 'video' else 'word'}; extract it again or remove its rows"
     if x.shape[1] != source.dim:
@@ -69,16 +67,16 @@ def _array_fault(x, source):
 # %% ../../nbs/data/11_store.ipynb #05337d3a
 def read_source(
     data: DataConfig,
-    source: Source,       # one of its sources
-    row: dict[str, Any],  # with "qid" and "vid"
-) -> np.ndarray:          # (rows, dim) as stored
+    source: Source,   # one of its sources
+    row: dict,        # with "qid" and "vid"
+) -> np.ndarray:      # (rows, dim) as stored
     "Read one array and hold it against the contract."
     paths = _feature_paths(data, source, row)
     arrays = [read_array(path, source.key) for path in paths]
     for path, x in zip(paths, arrays):
-        if x.ndim != 2 and len(paths) > 1:
-            raise InputError(f"{path}: has shape {x.shape}; rows of columns can be joined, nothing else")
-    x = join_columns(arrays) if len(paths) > 1 else arrays[0]
+        if x.ndim != 2:
+            raise InputError(f"{path}: has shape {x.shape}, not rows of {source.dim} columns; set the source's key")
+    x = join_columns(arrays)
     if fault := _array_fault(x, source): raise InputError(f"{paths[0]}: {fault}")
     return x
 
@@ -86,7 +84,7 @@ def read_source(
 class Features:
     "Where features are read: by video, and by query."
 
-    def _read(self, kind: str, row: dict) -> np.ndarray: raise NotImplementedError   # (rows, dim) float32
+    def _read(self, kind, row) -> np.ndarray: raise NotImplementedError   # (rows, dim) float32
 
     def video(self, vid: str) -> np.ndarray:
         "Features of a video, (L, video_dim) float32."
@@ -106,7 +104,7 @@ class FolderFeatures(Features):
 
     def __init__(self, data: DataConfig): self.data = data
 
-    def parts(self, kind: str, row: dict[str, Any]) -> list[np.ndarray]:
+    def parts(self, kind: str, row: dict) -> list[np.ndarray]:
         "The sources of a row, each (rows, dim), normalised as the contract says and cut to the shortest."
         sources = self.data.of_kind(kind)
         found = [read_source(self.data, s, row) for s in sources]
@@ -126,10 +124,10 @@ def fingerprint(data: DataConfig) -> str:
 
 # %% ../../nbs/data/11_store.ipynb #a4b1c7c3
 def counted(
-    items: Sequence[Any],
+    items: Sequence,
     label: str,         # what is done with them
     show: bool = True,
-) -> Iterator[Any]:     # the items
+) -> Iterator:          # the items
     "Count items on standard error as they go by: in place in a terminal, else a line every ten seconds."
     start = last = time.time()
     live = sys.stderr.isatty()
@@ -235,17 +233,14 @@ def _mapped(path, size):
 class FeatureStore(Features):
     "A packed store: `open` it for a data set, then read videos and texts."
 
-    def __init__(self, data: DataConfig, index: dict[str, Any], arrays: dict[str, list[np.ndarray]]):
-        self.data, self._arrays, self._index = data, arrays, {kind: index[kind] for kind in arrays}
-
-    def __reduce__(self): return FeatureStore.open, (self.data,)   # worker processes map the files again
+    def __init__(self, data: DataConfig):
+        self.data, self._index = data, _read_index(data)
+        mapped = lambda s: _mapped(data.path(data.store, f"{s.name}.npy"), self._index["bytes"][s.name])
+        self._arrays = {kind: [mapped(s) for s in data.of_kind(kind)] for kind in ("video", "text")}
 
     @classmethod
-    def open(cls, data: DataConfig) -> "FeatureStore":
-        "Open the store of a data set."
-        index = _read_index(data)
-        mapped = lambda s: _mapped(data.path(data.store, f"{s.name}.npy"), index["bytes"][s.name])
-        return cls(data, index, {kind: [mapped(s) for s in data.of_kind(kind)] for kind in ("video", "text")})
+    def open(cls, data: DataConfig) -> "FeatureStore": return cls(data)
+    def __reduce__(self): return FeatureStore, (self.data,)   # worker processes map the files again
 
     def _span(self, kind, row):
         key = str(row["vid" if kind == "video" else "qid"])
@@ -271,7 +266,7 @@ def open_features(
     data: DataConfig,
 ) -> Features:
     "The store where one is packed, else the folders. A store that does not fit is an error, not a detour."
-    return FeatureStore.open(data) if data.path(data.store, "index.json").exists() else FolderFeatures(data)
+    return (FeatureStore if data.path(data.store, "index.json").exists() else FolderFeatures)(data)
 
 # %% ../../nbs/data/11_store.ipynb #03093674
 def _columns(data, kind, names):
@@ -312,7 +307,7 @@ class Dataset:
 
     def __len__(self) -> int: return len(self.annotations)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
+    def __getitem__(self, i: int) -> dict:
         "qid, vid, query, duration, video (L, dv), text (N, dt), saliency (L,) or None, windows (M, 2) in s."
         row, seconds, most = self.annotations[i], self.data.clip_seconds, self.data.max_clips
         video, windows = self.features.video(row["vid"])[:, self.columns["video"]], relevant_windows(row)
@@ -351,26 +346,25 @@ def _check_annotations(data, found):
     kept = {}
     for name in data.splits.values():
         try: rows = parse_annotations(data.path(name), data.protocol)
-        except InputError as e: found[name, str(e).removeprefix(f"{data.path(name)}: ")].append("the file"); continue
-        faults = [f for row in rows for f in row_faults(row, data.clip_seconds, data.protocol)] + duplicate_faults(rows)
+        except InputError as e: found[name, str(e).partition(": ")[2]].append("the file"); continue
+        for item, fault in file_faults(rows, data.clip_seconds, data.protocol): found[name, fault].append(item)
         for row in rows:
             first = kept.setdefault(str(row.get("qid")), row)
-            if first is not row and first not in rows and any(first.get(k) != row.get(k) for k in ("vid", "query")):
-                faults.append((name_of(row), "qid belongs to another query in another split; give each query its own"))
-        for item, fault in faults: found[name, fault].append(item)
+            if any(first.get(k) != row.get(k) for k in ("vid", "query")) and first not in rows:
+                sentence = "qid belongs to another query in another split; give each query its own"
+                found[name, sentence].append(name_of(row))
     return [row for row in kept.values() if row.get("vid") and row.get("qid") is not None]
 
 # %% ../../nbs/data/11_store.ipynb #c20118e0
 def _check_source(data, source, row, found):
     "Rows of one array; 0 and a note where it is not sound."
-    paths = _feature_paths(data, source, row)
     try: return len(read_source(data, source, row))
     except InputError as e:
-        path = next((p for p in paths if str(e).startswith(f"{p}: ")), paths[0])
-        what, _, advice = str(e).removeprefix(f"{path}: ").rpartition("; ")
+        path, _, sentence = str(e).partition(": ")
+        what, _, advice = sentence.rpartition("; ")
         if what.startswith("cannot be read as an array"):
             what = "cannot be read as an array"   # the reasons differ from file to file
-        found[source.folder, f"{what}; {advice}"].append(path.name)
+        found[source.folder, f"{what}; {advice}"].append(Path(path).name)
         return 0
 
 

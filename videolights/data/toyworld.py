@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -75,15 +74,14 @@ def write_script(
     rng: np.random.Generator,
 ) -> Script:
     "Draw a random script."
-    number = int(rng.integers(5, 7))
+    number = rng.integers(5, 7)
     lengths = rng.integers(2, 6, number)
-    spare = int(rng.integers(1, 5))
-    gaps = np.bincount(rng.integers(0, number + 1, spare), minlength=number + 1)
+    gaps = np.bincount(rng.integers(0, number + 1, rng.integers(1, 5)), minlength=number + 1)
     gaps[1:-1] += 1
     starts = np.cumsum(gaps[:-1]) + np.cumsum(lengths) - lengths
     events = [Event(*kind, start=int(start), clips=int(length),
-                    peak=float(rng.random()), place=tuple(rng.random(3).tolist()),
-                    speed=float(rng.uniform(0.8, 1.2)), turn=int(rng.choice([-1, 1])))
+                    peak=rng.random(), place=tuple(rng.random(3).tolist()),
+                    speed=rng.uniform(0.8, 1.2), turn=int(rng.choice([-1, 1])))
               for kind, start, length in zip(_kinds(rng, number), starts, lengths)]
     clips = int(gaps.sum() + lengths.sum())
     return Script(clips, events, [rng.uniform(70, 150) + rng.uniform(-26, 26, (4, 3)) for _ in range(clips // 8 + 2)])
@@ -216,7 +214,7 @@ def annotate(
     qid: int,        # number of its first query
     rng: np.random.Generator,
     queries: int,    # how many at most
-) -> list[dict[str, Any]]:   # rows with QVHighlights' keys
+) -> list[dict]:   # rows with QVHighlights' keys
     "Annotations of a video."
     rows = []
     for k, (sentence, found) in enumerate(ask(script, rng, queries)):
@@ -236,7 +234,7 @@ def script_of(
     number: int,       # of the video
     seed: int,
     queries: int = 6,  # at most
-) -> tuple[str, Script, list[dict[str, Any]]]:   # name of the video, its script, its annotations
+) -> tuple[str, Script, list[dict]]:   # name of the video, its script, its annotations
     "What a seed, a split and a number determine."
     rng = np.random.Generator(np.random.PCG64([seed, _FIRST_QID[split], number]))
     script, vid = write_script(rng), f"toy_{split}_{number:04}"
@@ -276,10 +274,10 @@ def _begin(folder, settings, vids):
     if old is None and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and no toy world; choose another folder")
     if old not in (None, settings):
-        redrawn = any(old.get(key) != settings[key] for key in ("edition", "seed"))
-        for path in [*folder.glob("videos/toy_*.mp4"), *folder.glob("builtin_video/toy_*.npz")]:
-            if redrawn or path.stem not in vids: path.unlink()
-        for path in [*folder.glob("builtin_text/qid*.npz"), *folder.glob("annotations/*.jsonl")]: path.unlink()
+        kept = vids if all(old.get(key) == settings[key] for key in ("edition", "seed")) else []
+        for pattern in ("videos/toy_*.mp4", "builtin_video/toy_*.npz", "builtin_text/qid*.npz", "annotations/*.jsonl"):
+            for path in list(folder.glob(pattern)):
+                if path.stem not in kept: path.unlink()
         shutil.rmtree(folder / DataConfig.store, ignore_errors=True)
     write_json(marker, settings)
 

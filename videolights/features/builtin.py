@@ -23,8 +23,8 @@ _GRID = np.arange(_HEIGHT * _WIDTH).reshape(_HEIGHT, _WIDTH)
 _PIECES = np.stack([piece.ravel() for piece in (                                      # (pieces, 72)
     *np.split(_GRID[:3], 4, 1), *np.split(_GRID[-3:], 4, 1),                      # four along the top and the bottom,
     *np.split(_GRID[:, :3], 3), *np.split(_GRID[:, -3:], 3))])                        # three along each side
-_SLOPE = np.stack((np.ones_like(_X), _X / _WIDTH - 0.5, _Y / _HEIGHT - 0.5,
-                   (_X / _WIDTH - 0.5) * (_Y / _HEIGHT - 0.5)), 1)                    # (pixels, 4)
+_ACROSS, _DOWN = _X / _WIDTH - 0.5, _Y / _HEIGHT - 0.5
+_SLOPE = np.stack((np.ones_like(_X), _ACROSS, _DOWN, _ACROSS * _DOWN), 1)             # (pixels, 4)
 _FIT = np.linalg.pinv(_SLOPE[_PIECES].mean(1)).astype(np.float32)                        # (4, pieces)
 
 
@@ -65,9 +65,8 @@ class Thing:
 
     def __init__(self, mask):
         self.frames = len(mask)
-        there = np.flatnonzero(mask)
-        self.frame, self.pixel = np.divmod(there, mask.shape[1])
-        self.mass = mask.ravel()[there].astype(np.float64)
+        self.frame, self.pixel = np.nonzero(mask)
+        self.mass = mask[self.frame, self.pixel].astype(np.float64)
         self._measure()
         near = np.abs(self.z) ** 2 < 6 * (self.spread / np.maximum(self.area, 1e-6))[self.frame]   # drop far-off specks
         self.frame, self.pixel, self.mass = self.frame[near], self.pixel[near], self.mass[near]
@@ -108,22 +107,23 @@ def motion(
     whole,   # (F,) 1 where the thing is whole and inside
 ):           # (16,), as named in MOVES
     "How the foreground moves over a clip, each number about 0..1."
-    pair = whole[1:] * whole[:-1]
-    both = pair[1:] * pair[:-1]
+    neighbours = lambda v: v[1:] * v[:-1]
+    pair = neighbours(whole)
+    both = neighbours(pair)
     mean = lambda v, w=pair: float((v * w).sum() / max(w.sum(), 1e-6))
     dx, dy = np.diff(thing.x) / 8, np.diff(thing.y) / 8                   # 8 pixels in a quarter of a second are much
-    right, left, down, up = (mean(np.clip(v, 0, 2)) for v in (dx, -dx, dy, -dy))
     straight = [abs(mean(v)) / (mean(abs(v)) + 0.05) for v in (dx, dy)]
-    back = [mean(np.clip(-v[1:] * v[:-1] * 4, 0, 1), both) for v in (dx, dy)]
+    back = [mean(np.clip(-neighbours(v) * 4, 0, 1), both) for v in (dx, dy)]
     width = np.sqrt(thing.area)
     growth = np.diff(width) / np.maximum(width[1:] + width[:-1], 1e-6) * 10
     bright = grey[thing.frame, thing.pixel]
     light = thing.mean((bright - thing.mean(bright)[thing.frame]) * thing.z) / 64   # where the brightness lies
-    turn = np.imag(light[1:] * light[:-1].conj()) / np.maximum(np.abs(light[1:] * light[:-1]), 0.01)
+    turn = np.imag(light[1:] * light[:-1].conj()) / np.maximum(np.abs(neighbours(light)), 0.01)
     steps = dx + 1j * dy
     curve = np.abs(np.imag(steps[1:] * steps[:-1].conj())) * 4
     change = np.abs(np.diff(grey, axis=0)).sum(1) / np.maximum(thing.area[1:] + thing.area[:-1], 1) / 60
-    swell, shrink, change = (mean(np.clip(v, 0, 2)) for v in (growth, -growth, change))
+    right, left, down, up, swell, shrink, change = (
+        mean(np.clip(v, 0, 2)) for v in (dx, -dx, dy, -dy, growth, -growth, change))
     return np.array([right, left, down, up, right + left, down + up, *straight, *back, swell, shrink, abs(mean(turn)),
                      mean(np.clip(curve, 0, 2), both), change, 1 - pair.sum() / max(len(pair), 1)])
 
@@ -135,7 +135,7 @@ _WEIGHTS = {"colour": 1.5, "size": 0.5, "outline": 1.0, "roundness": 0.7, "harmo
 
 
 _CELL = (_Y // (_HEIGHT // 3) * 4 + _X // (_WIDTH // 4)).astype(int)                 # 3 x 4 coarse grid
-_RIM = ((_X == 0) | (_X == _WIDTH - 1) | (_Y == 0) | (_Y == _HEIGHT - 1)).astype(float)
+_RIM = np.pad(np.zeros((_HEIGHT - 2, _WIDTH - 2)), 1, constant_values=1).ravel()
 
 
 def _soft_bins(value, low, high, bins):

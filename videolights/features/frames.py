@@ -6,6 +6,8 @@
 __all__ = ['FACTS', 'clip_batches', 'pad_ids', 'FrameEncoder']
 
 # %% ../../nbs/features/07_frames.ipynb #3c88178b
+from itertools import zip_longest
+
 import numpy as np
 
 from ..config import InputError
@@ -30,11 +32,8 @@ def pad_ids(
     encodings,  # list of tokenizers.Encoding
 ):              # ids (B, N) and mask (B, N), int64, mask 1 = real
     "Token ids side by side."
-    lengths = np.array([len(encoding.ids) for encoding in encodings])
-    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-    ids = np.zeros_like(mask)
-    ids[mask == 1] = np.concatenate([encoding.ids for encoding in encodings])
-    return ids, mask
+    ids = np.array([*zip_longest(*(encoding.ids for encoding in encodings), fillvalue=-1)], np.int64).T
+    return np.maximum(ids, 0), (ids >= 0).astype(np.int64)
 
 # %% ../../nbs/features/07_frames.ipynb #46eb9cdd
 class FrameEncoder:

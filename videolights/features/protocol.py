@@ -7,7 +7,7 @@ __all__ = ['ENCODERS', 'FeatureEncoder', 'split_words', 'join_columns', 'Joined'
 
 # %% ../../nbs/features/06_protocol.ipynb #9d8e08af
 import re
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any, Iterable, Protocol, runtime_checkable
 
 import numpy as np
@@ -89,6 +89,15 @@ ENCODERS = {   # name in the contract -> module and what makes the encoder
 }
 
 
+def _make(name, place, options):
+    if name not in ENCODERS:
+        known = ", ".join(ENCODERS)
+        raise InputError(f"no encoder is called '{name}'; known are {known}. Features of others are read from files")
+    if place is None: return resolve_name(ENCODERS[name])(**options)
+    if name == "builtin": raise InputError("the encoder 'builtin' has no weights; give none")
+    return resolve_name(ENCODERS[name])(weights=place, **options)
+
+
 def get_encoder(
     name: str,         # one of ENCODERS
     places: dict = {}, # {name: file, folder or hub id of its weights} where they are not in the usual place
@@ -98,11 +107,5 @@ def get_encoder(
     parts = name.split("+")
     if unknown := set(places) - set(parts):
         raise InputError(f"weights are given for '{min(unknown)}', which is not among the encoders {', '.join(parts)}")
-    if len(parts) > 1:
-        return Joined(name, [get_encoder(p, {k: v for k, v in places.items() if k == p}, **options) for p in parts])
-    if name not in ENCODERS:
-        known = ", ".join(ENCODERS)
-        raise InputError(f"no encoder is called '{name}'; known are {known}. Features of others are read from files")
-    if "builtin" in places: raise InputError("the encoder 'builtin' has no weights; give none")
-    module, make = ENCODERS[name].split(":")
-    return getattr(import_module(module), make)(**{"weights": place for place in places.values()}, **options)
+    encoders = [_make(part, places.get(part), options) for part in parts]
+    return Joined(name, encoders) if len(encoders) > 1 else encoders[0]

@@ -30,11 +30,11 @@ def find_videos(
     source, left_out = Path(source), out and Path(out).resolve()
     if source.is_file(): return [source]
     if not source.is_dir(): raise InputError(f"{source}: no such folder of videos; check the path")
-    hidden = lambda path: any(part.startswith(".") for part in path.relative_to(source).parts)
-    files = [p for p in source.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file() and not hidden(p)]
-    files = [p for p in files if left_out not in p.resolve().parents]
+    hidden = lambda path: "/." in f"/{path.relative_to(source).as_posix()}"
+    found = [p for p in source.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file() and not hidden(p)]
+    files = sorted((p for p in found if left_out not in p.resolve().parents), key=Path.as_posix)
     if not files: raise InputError(f"{source}: holds no videos; looked for {', '.join(sorted(ENDINGS))}")
-    return sorted(files, key=Path.as_posix)
+    return files
 
 # %% ../../nbs/features/05_video.ipynb #716e310c
 def _av():
@@ -98,17 +98,10 @@ def _upright(frame):
 
 def _scaled(h, w, size):
     "Height and width to scale a picture to; a whole number asks for its shorter side."
-    if not isinstance(size, int): return size or (h, w)
-    return (size, max(round(w * size / h), size)) if h <= w else (max(round(h * size / w), size), size)
+    return [round(side * size / min(h, w)) for side in (h, w)] if isinstance(size, int) else size
 
 
-def _reformatter():
-    "What scales pictures and turns them into RGB; it keeps its tables from frame to frame."
-    from av.video.reformatter import VideoReformatter
-    return VideoReformatter()
-
-
-def _picture(frame, reformatter, size=None):
+def _picture(frame, reformatter, size):
     "Upright (H, W, 3) uint8."
     turns = quarter_turns(frame)
     h, w = _scaled(*_upright(frame), size)
@@ -130,9 +123,7 @@ class VideoInfo:
     height: int        # pixels, as displayed
 
 
-def _header_seconds(container, stream):
-    if stream.duration: return float(stream.duration * stream.time_base)
-    return container.duration / 1e6 if container.duration else 0.0
+def _stream_seconds(stream): return float(stream.duration * stream.time_base) if stream.duration else 0.0
 
 
 def _packet_seconds(container, stream):
@@ -155,7 +146,8 @@ def probe(
     "Length, rate and size of a video, decoding its first frame only."
     with open_video(path) as (container, stream):
         height, width = _upright(_first_frame(path, container, stream))
-        seconds = _header_seconds(container, stream) or _packet_seconds(container, stream)
+        header = _stream_seconds(stream) or (container.duration or 0) / 1e6
+        seconds = header or _packet_seconds(container, stream)
         return VideoInfo(str(path), seconds, frame_rate(stream), width, height)
 
 # %% ../../nbs/features/05_video.ipynb #230ed4a8
@@ -174,9 +166,9 @@ def write_video(
     first = next(frames, None)
     if first is None: raise InputError(f"{path}: no frames to write; a video needs at least one")
     with atomic_path(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        h264 = "libx264" in av.codecs_available
-        options = {"crf": "20", "preset": "ultrafast"} if h264 else {"qscale": "3"}
-        stream = container.add_stream("libx264" if h264 else "mpeg4", rate=fps, options=options)
+        codec, options = "libx264", {"crf": "20", "preset": "ultrafast"}
+        if codec not in av.codecs_available: codec, options = "mpeg4", {"qscale": "3"}
+        stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = _even(first).shape[:2]
         stream.pix_fmt, stream.codec_context.thread_count = "yuv420p", 1
         for frame in chain([first], frames):
@@ -207,21 +199,23 @@ def _instants(end, step, at):
 class _Pictures:
     "Frames as upright pictures; one that several views want in the same size is unpacked once."
 
-    def __init__(self): self.reformatter, self.own, self.frame, self.made = _reformatter(), None, None, {}
+    def __init__(self):
+        from av.video.reformatter import VideoReformatter
+        self.reformatter = VideoReformatter()     # keeps its tables from frame to frame
+        self.own, self.frame, self.made = None, None, {}
 
     def __call__(self, frame, size):
+        self.own = self.own or _upright(frame)    # a stream may change its size; its clips keep the first one
         if frame is not self.frame: self.frame, self.made = frame, {}
-        if size is None:
-            size = self.own                       # a stream may change its size; its clips keep the first one
+        size = size or self.own
         if size not in self.made: self.made[size] = _picture(frame, self.reformatter, size)
-        if size is None: self.own = self.made[size].shape[:2]
         return self.made[size]
 
 
-def _check_end(path, container, stream, end, clip_seconds):
+def _check_end(path, stream, end, clip_seconds):
     "An error where the pictures stop long before the header says so."
     if not end: raise InputError(f"{path}: holds no frames; is it cut short?")
-    if (expected := _header_seconds(container, stream)) > end + max(1, clip_seconds / 2) and stream.duration:
+    if (expected := _stream_seconds(stream)) > end + max(1, clip_seconds / 2):
         raise InputError(f"{path}: ends after {end:.1f} of {expected:.1f} s; it is cut short, download it again")
 
 # %% ../../nbs/features/05_video.ipynb #cc60c727
@@ -244,7 +238,7 @@ def read_views(
             while all(len(shown) >= count for shown, (count, _) in zip(clip, views)):
                 yield tuple(np.stack(shown[:count]) for shown, (count, _) in zip(clip, views))
                 clip, clips = [shown[count:] for shown, (count, _) in zip(clip, views)], clips + 1
-        _check_end(path, container, stream, end, clip_seconds)
+        _check_end(path, stream, end, clip_seconds)
         if not clips or end - clips * clip_seconds >= clip_seconds / 2:
             for shown, (count, size) in zip(clip, views):
                 shown += [shown[-1] if shown else pictures(frame, size)] * (count - len(shown))
@@ -288,13 +282,9 @@ def thumbnails(
     width=96,  # pixels; the height follows
 ):             # list of (h, w, 3) uint8, in the order of `times_s`
     "The frames nearest to some instants."
-    times = np.asarray(times_s)
-    pictures = {}
     with open_video(path) as (container, stream):
-        first, reformatter = _first_frame(path, container, stream), _reformatter()
+        first, pictures = _first_frame(path, container, stream), _Pictures()
         h, w = _upright(first)
         size, start = (max(round(h * width / w), 1), width), first.time or 0.0
-        for i in np.argsort(times, kind="stable"):
-            _, frame = _around(_sought(container, stream, start, times[i]), times[i]) or (0.0, first)
-            pictures[i] = _picture(frame, reformatter, size)
-    return [pictures[i] for i in range(len(times))]
+        found = (_around(_sought(container, stream, start, time), time) or (0.0, first) for time in times_s)
+        return [pictures(frame, size) for _, frame in found]

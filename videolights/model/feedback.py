@@ -44,8 +44,10 @@ def moment_first(
 ) -> Tensor:         # (B, L, d)
     "The clips of a moment at the front, zeros behind them."
     steps = torch.arange(inside.shape[1], device=video.device)
-    order = (inside.int().argmax(1)[:, None] + steps) % inside.shape[1]      # what wraps around lies behind them
-    return video.take_along_dim(order[..., None], 1) * (steps < inside.sum(1, keepdim=True))[..., None]
+    last = torch.ones_like(inside).sum(1, keepdim=True) - 1
+    order = (inside.int().argmax(1)[:, None] + steps).minimum(last)
+    first = video.gather(1, order[..., None].expand(-1, -1, video.shape[-1]))
+    return first * (steps < inside.sum(1, keepdim=True))[..., None]
 
 # %% ../../nbs/model/26_feedback.ipynb #18aaefa8
 def onnx_last_state(
@@ -102,7 +104,7 @@ class MomentReader(nn.Module):
     ) -> Tensor:             # (B, d)
         "h, the state after the most confident moment, through whose span no gradient flows."
         top = (logits[..., 0] - logits[..., 1]).argmax(1)
-        best = spans.take_along_dim(top[:, None, None], 1)[:, 0].detach()
+        best = spans.gather(1, top[:, None, None].expand(-1, 1, 2))[:, 0].detach()
         cut = sliced_clips if self.padding else clips_of_span
         return self.moment(video, cut(best, video_mask))
 

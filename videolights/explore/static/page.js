@@ -1,0 +1,27 @@
+const DIGITS = Object.fromEntries([...'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~'].map((c, i) => [c, i]));
+async function unpack(text) {
+  const short = (5 - text.length % 5) % 5, bytes = new Uint8Array((text.length + short) / 5 * 4), view = new DataView(bytes.buffer);
+  for (let i = 0, at = 0; i < text.length; i += 5, at += 4) {
+    let value = 0;
+    for (let k = 0; k < 5; k++) value = value * 85 + (i + k < text.length ? DIGITS[text[i + k]] : 84);
+    view.setUint32(at, value);
+  }
+  const stream = new Blob([bytes.subarray(0, bytes.length - short)]).stream().pipeThrough(new DecompressionStream('deflate'));
+  return new Response(stream).text();
+}
+const dark = matchMedia('(prefers-color-scheme: dark)');
+const config = {displayModeBar: false, responsive: true};
+const themed = figure => ({...figure, layout: {...figure.layout, template: looks[dark.matches ? 'dark' : 'light']}});
+const paint = change => document.querySelectorAll('.js-plotly-plot').forEach(g => Plotly.relayout(g, change));
+const follow = () => paint({template: looks[dark.matches ? 'dark' : 'light']});
+const ready = (async () => {
+  const library = document.createElement('script');
+  library.textContent = await unpack(document.getElementById('plotly').textContent);
+  document.head.append(library);
+  for (const s of document.querySelectorAll('script[data-figure]'))
+    await Plotly.newPlot(s.dataset.figure, themed(Object.assign(JSON.parse(await unpack(s.textContent)), {config})));
+})();
+ready.catch(e => document.body.prepend(`The figures cannot be drawn: ${e.message}. This page needs a browser of 2023 or later.`));
+dark.addEventListener('change', follow);
+addEventListener('beforeprint', () => paint({template: looks.light, width: 690}));
+addEventListener('afterprint', () => { paint({width: null, autosize: true}); follow(); });
