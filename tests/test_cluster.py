@@ -1,7 +1,7 @@
 "Extraction and synthesis on a Ray cluster of two machines: workers die, and the files are those of one machine."
 import os
 import signal
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from videolights.config import InputError  # noqa: E402
 from videolights.encoders import cluster  # noqa: E402
 from videolights.encoders.captioners import get_captioner  # noqa: E402
-from videolights.encoders.extraction import FAILURES, extract, open_encoders  # noqa: E402
+from videolights.encoders.extraction import FAILURES, Job, encode_videos, extract, open_encoders  # noqa: E402
 from videolights.encoders.synthesis import Recipe, synthesize  # noqa: E402
 from videolights.files import read_jsonl, write_jsonl  # noqa: E402
 from videolights.features.video import write_video  # noqa: E402
@@ -48,20 +48,14 @@ def videos(tmp_path_factory):
 def files(folder, pattern): return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob(pattern)) if p.is_file()}
 
 
-@dataclass(frozen=True)
-class Deadly(cluster.Extraction):
-    "Extraction whose worker is killed in the middle of a chunk: once at v2, and whenever it opens v5."
-    log: str = ""
-
-    def do(self, jobs, encoders):
-        failed = {}
-        for job in jobs:
-            with open(Path(self.log, "begun"), "a") as begun: begun.write(job.vid + "\n")
-            if job.vid == "v5" or (job.vid == "v2" and not Path(self.log, "v2").exists()):
-                Path(self.log, job.vid).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            failed |= super().do([job], encoders)
-        return failed
+def deadly(log, jobs, *details):
+    "Encode videos in a worker that is killed in the middle of a chunk: once at v2, and whenever it opens v5."
+    for job in jobs:
+        with open(Path(log, "begun"), "a") as begun: begun.write(job.vid + "\n")
+        if job.vid == "v5" or (job.vid == "v2" and not Path(log, "v2").exists()):
+            Path(log, job.vid).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from encode_videos([job], *details)
 
 
 def test_dead_workers_lose_nothing(two_machines, videos, tmp_path, monkeypatch):
@@ -71,7 +65,7 @@ def test_dead_workers_lose_nothing(two_machines, videos, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "train.jsonl", rows)
     builtin = open_encoders(["builtin"])
     extract(videos, builtin, alone, annotations=[tmp_path / "train.jsonl"], progress=False)
-    monkeypatch.setattr(cluster, "Extraction", lambda *args: Deadly(*args, log=str(log)))
+    monkeypatch.setattr(cluster, "encode_videos", partial(deadly, log))      # travels to the workers with the work
     run, data, left = extract(videos, builtin, shared, annotations=[tmp_path / "train.jsonl"], progress=False, encode=cluster.encode_on_cluster(["builtin"], chunk=3))
     begun = (log / "begun").read_text().split()
     assert begun.count("v2") == 2
@@ -119,5 +113,6 @@ def test_a_machine_goes_away_and_synthesis_is_the_same(two_machines, videos, tmp
 
 
 def test_a_worker_that_cannot_begin_is_one_line(two_machines, videos, tmp_path):
+    work = cluster.Work(list, None, tmp_path / "unseen")
     with pytest.raises(InputError, match="does not see this folder"):
-        list(cluster.spread(cluster.Extraction(("builtin",), str(tmp_path)), [cluster.Job("v0", videos / "v0.mp4", [])], progress=False))
+        list(cluster.stream(work, [Job("v0", videos / "v0.mp4")], 4))

@@ -354,7 +354,7 @@ def _open_networks(writer, judge, names, options, work) -> tuple[tuple[Any, Any]
         return (get_captioner(*writer[:2], **writer[2]), get_matcher(*judge[:2], **judge[2])), {}
     from videolights.encoders.cluster import Named, caption_on_cluster, connect, encode_on_cluster
     connect(work.ray_address)
-    engine = dict(caption=caption_on_cluster(writer, judge), extract=encode_on_cluster(names, options))
+    engine = dict(caption=caption_on_cluster(writer, judge), encode=encode_on_cluster(names, options))
     return (Named(*writer), Named(*judge)), engine
 
 # %% ../nbs/90_cli.ipynb #b30e599c

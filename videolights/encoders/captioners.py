@@ -7,7 +7,7 @@ __all__ = ['NAMED_COLOURS', 'CAPTIONERS', 'MATCHERS', 'Captioner', 'Matcher', 'c
            'get_matcher']
 
 # %% ../../nbs/encoders/83_captioners.ipynb #70f52db9
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -83,8 +83,7 @@ MATCHERS = {"blip2": "blip2:Blip2Matcher", "clip": "clip:ClipMatcher", "colours"
 
 def _make(what, known, name, weights, options):
     if name not in known: raise InputError(f"no {what} is called '{name}'; choose from {', '.join(known)}")
-    module, kind = known[name].split(":")
-    return getattr(import_module(f"videolights.encoders.{module}"), kind)(weights, **{"half": None} | options)
+    return resolve_name(f"videolights.encoders.{known[name]}")(weights, **{"half": None} | options)
 
 
 def get_captioner(

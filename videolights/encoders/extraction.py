@@ -4,19 +4,19 @@
 
 # %% auto #0
 __all__ = ['EXTRACTION_SETTINGS', 'FAILURES', 'Job', 'videos_by_id', 'video_file', 'text_file', 'save_features', 'sweep',
-           'decode_ahead', 'Batches', 'check_settings', 'record_settings', 'reason_of', 'log_failure', 'ExtractionRun',
-           'video_bar', 'extract_videos', 'extract_texts', 'split_name', 'write_dataset', 'open_encoders',
-           'missing_jobs', 'extract']
+           'decode_ahead', 'encode_batch', 'finish', 'encode_videos', 'check_settings', 'record_settings', 'VideoRun',
+           'watch', 'extract_texts', 'split_name', 'write_dataset', 'open_encoders', 'missing_jobs', 'check_clips',
+           'extract']
 
 # %% ../../nbs/encoders/82_extraction.ipynb #ab6b9ab1
 import json
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..config import DataConfig, InputError
 from ..data.annotations import name_of, read_annotations, write_annotations
 from ..features.protocol import get_encoder
 from ..features.video import find_videos, read_views
-from ..files import atomic_path, read_json, write_json, write_jsonl, write_text
+from ..files import atomic_path, read_array, read_json, write_json, write_text
 
 # %% ../../nbs/encoders/82_extraction.ipynb #cc9efdfd
 @dataclass(eq=False)
@@ -34,21 +34,28 @@ class Job:
     "A video on its way."
     vid: str
     path: Path
-    sources: list         # names of the encoders whose file is missing
-    clips: int = 0        # decoded so far
-    ended: bool = False   # decoded to the end
+    sources: list = field(default_factory=list)   # names of the encoders whose file is missing
+    reason: str | None = None   # None while it is on its way, "" when it is done, else why it failed
+    clips: int = 0              # decoded so far
+    ended: bool = False         # decoded to the end
     rows: dict = field(default_factory=lambda: defaultdict(list))   # source -> arrays of rows, in order
+
+    def fail(self, error):
+        "Keep the first error, in one line without the video's path."
+        message = " ".join(str(error).split()).removeprefix(f"{self.path}: ")
+        self.reason = self.reason or message or type(error).__name__
 
 
 def videos_by_id(
-    source,    # a folder, or one file
+    source,    # a folder, one file, or {id: path}, which is taken as it is
     out=None,  # folder to leave out
-):             # ({id: path}, [(path, reason)] of files that share an id with another)
+):             # ({id: path}, [a failed Job for each file that shares its id with another])
     "The videos to look at, in a fixed order."
+    if isinstance(source, dict): return source, []
     found, doubles = {}, []
     for path in find_videos(source, out):
-        first = found.setdefault(path.stem, path)
-        if first is not path: doubles.append((path, f"shares its name with {first.name}; rename one of the two"))
+        first, reason = found.setdefault(path.stem, path), "shares its name with {}; rename one of the two"
+        if first is not path: doubles.append(Job(str(path), path, reason=reason.format(first.name)))
     return found, doubles
 
 # %% ../../nbs/encoders/82_extraction.ipynb #f2b15770
@@ -70,11 +77,12 @@ def save_features(
 
 
 def sweep(
-    folder,
-    age=3600,  # seconds
+    out,      # folder
+    folders,  # pattern of folders in it
+    age=3600, # seconds
 ):
     "Remove half-written files that a killed run has left; young ones may belong to a run beside this one."
-    for path in folder.glob(".*.tmp"):
+    for path in Path(out).glob(f"{folders}/.*.tmp"):
         if time.time() - path.stat().st_mtime > age: path.unlink(missing_ok=True)
 
 # %% ../../nbs/encoders/82_extraction.ipynb #7ccbee7f
@@ -98,7 +106,7 @@ def decode_ahead(
         try:
             for clip in read_views(job.path, clip_seconds, [views[s] for s in job.sources], at):
                 put((job, dict(zip(job.sources, clip))))
-                if stop.is_set(): return
+                if stop.is_set() or job.reason: break
             put((job, None))
         except Exception as e: put((job, e))
 
@@ -113,39 +121,69 @@ def decode_ahead(
         pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../../nbs/encoders/82_extraction.ipynb #06437e1b
-class Batches:
-    "Clips waiting for one encoder; `add` encodes whenever a batch is full."
+def encode_batch(
+    encoder,
+    name,     # of its features
+    size,     # clips in a batch
+    waiting,  # {job: its clips}, together `size` at most
+):
+    "Give each job the rows of its clips; where the encoder fails, each by itself."
+    clips = [*chain(*waiting.values())]
+    try: rows = iter(encoder.encode_video(clips + clips[-1:] * (size - len(clips))))
+    except Exception as error:
+        for job, own in waiting.items():
+            if len(waiting) > 1: encode_batch(encoder, name, size, {job: own})
+            else: job.fail(error)
+    else:
+        for job, own in waiting.items(): job.rows[name] += islice(rows, len(own))
 
-    def __init__(
-        self,
-        encoder,
-        name,   # of its features
-        size,   # clips in a batch
-        run,    # with `finish(job)`, called when a job has new rows, and `fail(job, error)`
-    ): self.encoder, self.name, self.size, self.run, self.waiting = encoder, name, size, run, []
+# %% ../../nbs/encoders/82_extraction.ipynb #a92a7ae3
+def finish(
+    job,
+    out,   # folder of features
+):         # whether it is done or has failed, and is decoded to the end
+    "Write the files of a video if its rows are complete."
+    complete = all(len(job.rows[name]) == job.clips for name in job.sources)
+    if job.ended and complete and job.reason is None:
+        try:
+            for name in job.sources: save_features(video_file(out, name, job.vid), features=np.stack(job.rows[name]))
+            job.reason = ""
+        except ValueError as e: job.fail(e)
+        job.rows.clear()
+    return job.ended and job.reason is not None
 
-    def add(self, job, clip):
-        self.waiting.append((job, clip))
-        if len(self.waiting) >= self.size: self.flush()
+# %% ../../nbs/encoders/82_extraction.ipynb #4784060a
+def encode_videos(
+    jobs,          # list of Jobs
+    encoders,      # {source: encoder}
+    out,           # folder of features
+    clip_seconds,
+    batch=8,       # clips that an encoder sees at once
+    workers=2,     # videos decoded side by side
+    at=0.5,        # instant in each F-th part of a clip, see `read_views`
+):                 # yields a job at each of its clips, and when it is done or has failed
+    "Decode, encode and write."
+    views = {name: (encoder.frames_per_clip, encoder.frame_size) for name, encoder in encoders.items()}
+    waiting = {name: defaultdict(list) for name in encoders}    # {source: {job: clips}}
 
-    def drop(self, job): self.waiting = [item for item in self.waiting if item[0] is not job]
+    def encode(name):
+        ready, waiting[name] = {job: clips for job, clips in waiting[name].items() if not job.reason}, defaultdict(list)
+        if ready: encode_batch(encoders[name], name, batch, ready)
+        return ready
 
-    def flush(self):
-        "Encode what waits, and hand each video its rows."
-        batch, self.waiting = self.waiting, []
-        by_job = [(job, [clip for _, clip in group]) for job, group in groupby(batch, key=lambda item: item[0])]
-        try: self._encode(by_job)
-        except Exception:
-            for one in by_job:
-                try: self._encode([one])
-                except Exception as e: self.run.fail(one[0], e)
-        for job, _ in by_job: self.run.finish(job)
-
-    def _encode(self, by_job):
-        clips = [clip for _, group in by_job for clip in group]
-        if not clips: return
-        rows = iter(self.encoder.encode_video(clips + clips[-1:] * (self.size - len(clips))))
-        for job, group in by_job: job.rows[self.name] += [next(rows) for _ in group]
+    for job, clip in decode_ahead(jobs, views, clip_seconds, workers, 2 * batch, at):
+        touched = {job}
+        if not isinstance(clip, dict):
+            job.ended = True
+            if clip: job.fail(clip)
+        elif not job.reason:
+            job.clips += 1
+            yield job
+            for name, frames in clip.items():
+                waiting[name][job].append(frames)
+                if sum(map(len, waiting[name].values())) == batch: touched |= encode(name).keys()
+        yield from (job for job in touched if finish(job, out))
+    for name in encoders: yield from (job for job in encode(name) if finish(job, out))
 
 # %% ../../nbs/encoders/82_extraction.ipynb #f5af45ce
 EXTRACTION_SETTINGS, FAILURES = "extraction.json", "failures.jsonl"
@@ -158,9 +196,9 @@ def check_settings(
     now,      # the same
 ):
     "An error where results would be made with other settings than those in the folder."
-    for key, value in before.items():
-        if value is not None and now.get(key) != value:
-            raise InputError(f"{out}: its {what} were made with {key} {value!r}, not {now.get(key)!r}; "
+    for key, value in now.items():
+        if before.get(key, value) not in (None, value):
+            raise InputError(f"{out}: its {what} were made with {key} {before[key]!r}, not {value!r}; "
                              "choose another --out, or the settings of before")
 
 # %% ../../nbs/encoders/82_extraction.ipynb #1d65a232
@@ -173,117 +211,62 @@ def record_settings(
 ):
     "Write down what a folder's features are made with; other settings than before are an error."
     keys = "video_dim", "text_dim", "frames_per_clip", "preprocessing", "licence"
-    facts = lambda name, e: {key: getattr(e, key, None) for key in keys} | {"weights": str(weights.get(name, ""))}
-    sources = json.loads(json.dumps({name: facts(name, e) for name, e in encoders.items()}))    # as read back
+    facts = {name: {key: getattr(encoder, key, None) for key in keys} | dict(weights=str(weights.get(name, "")))
+             for name, encoder in encoders.items()}
+    sources = json.loads(json.dumps(facts))    # as read back
     path, clips = Path(out, EXTRACTION_SETTINGS), dict(clip_seconds=clip_seconds, at=at)
-    before: dict = dict(at=0.5) | read_json(path) if path.exists() else dict(clips, sources={})
-    check_settings(out, "features", {key: before[key] for key in clips}, clips)
+    before = dict(at=0.5) | read_json(path) if path.exists() else dict(sources={})
+    check_settings(out, "features", before, clips)
     for name, found in sources.items(): check_settings(out, f"{name} features", before["sources"].get(name, {}), found)
     write_json(path, clips | dict(sources=before["sources"] | sources))
 
 # %% ../../nbs/encoders/82_extraction.ipynb #6ae3df7c
-def reason_of(
-    error,
-    path,  # of the video
-):         # why it failed, in one line without its path
-    return " ".join(str(error).split()).removeprefix(f"{path}: ") or type(error).__name__
+@dataclass
+class VideoRun:
+    "A run over many videos."
+    done: list = field(default_factory=list)     # ids
+    failed: dict = field(default_factory=dict)   # {id: reason}
+    clips: int = 0     # decoded
+    skipped: int = 0   # videos that were there already
+    texts: int = 0     # queries encoded
 
 
-def log_failure(
-    out,     # folder of features
-    path,    # the video
-    reason,
-):
-    "One more line for the list of failures; a file name that is no valid text keeps its odd bytes as JSON escapes."
-    with open(Path(out, FAILURES), "a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(json.dumps({"video": str(path), "reason": reason}, ensure_ascii=False) + "\n")
-
-# %% ../../nbs/encoders/82_extraction.ipynb #a17e4be7
-class ExtractionRun:
-    "One extraction: what is done, what failed, how far it is."
-    skipped = texts = 0   # videos that were there already, queries encoded
-
-    def __init__(
-        self,
-        out,         # folder of features; begins a new list of failures there
-        encoders,    # {source: encoder}
-        batch,       # clips that an encoder sees at once
-        bar,         # see `video_bar`
-        doubles=(),  # (path, reason) of files that failed before they were opened
-    ):
-        self.out, self.bar, self.done, self.failed, self.clips = Path(out), bar, [], {}, 0
-        self.batches = {name: Batches(encoder, name, batch, self) for name, encoder in encoders.items()}
-        write_jsonl(self.out / FAILURES, [])
-        for path, reason in doubles: self.fail(Job(str(path), path, []), reason)
-
-    def fail(self, job, error):
-        "Put a video on the list of failures, once, and forget its clips."
-        if job.vid in self.failed: return
-        self.failed[job.vid] = reason_of(error, job.path)
-        for batches in self.batches.values(): batches.drop(job)
-        log_failure(self.out, job.path, self.failed[job.vid])
-        self.bar.update()
-
-    def take(self, job, clip):
-        "A clip, the end of a video, or the error that ended it."
-        if isinstance(clip, Exception): return self.fail(job, clip)
-        if clip is None: job.ended = True; return self.finish(job)
-        job.clips += 1; self.clips += 1
-        for name, frames in clip.items():
-            if job.vid not in self.failed: self.batches[name].add(job, frames)
-
-    def finish(self, job):
-        "Write the files of a video if its rows are complete."
-        if not job.ended or job.vid in self.failed or any(len(job.rows[name]) < job.clips for name in job.sources):
-            return
-        try:
-            for name in job.sources:
-                save_features(video_file(self.out, name, job.vid), features=np.stack(job.rows[name]))
-        except ValueError as e: return self.fail(job, e)
-        self.done.append(job.vid); job.rows.clear(); self.bar.update()
-
-# %% ../../nbs/encoders/82_extraction.ipynb #38567880
-def video_bar(total, label, show=True):
-    "A progress bar that counts videos."
-    from tqdm.auto import tqdm
-    return tqdm(total=total, disable=not show, unit="video", desc=label, mininterval=.5, dynamic_ncols=True)
-
-# %% ../../nbs/encoders/82_extraction.ipynb #3a9188a2
-def extract_videos(
-    jobs,          # list of Jobs
-    encoders,      # {source: encoder}
-    out,           # folder of features
-    clip_seconds,
-    batch=8,       # clips that an encoder sees at once
-    workers=2,     # videos decoded side by side
-    doubles=(),    # (path, reason) of files that failed before they were opened
+def watch(
+    jobs,      # iterable of Jobs, each whenever something has happened to it, see `encode_videos`
+    total,     # videos
+    failures,  # .jsonl to write: {"video", "reason"}; odd bytes of a file's name stay as JSON escapes
+    label,     # of the progress bar
     progress=True,
-    at=0.5,        # instant in each F-th part of a clip, see `read_views`
-) -> ExtractionRun:
-    "Decode, encode and write; failures go to OUT/failures.jsonl."
-    views = {name: (encoder.frames_per_clip, encoder.frame_size) for name, encoder in encoders.items()}
-    with video_bar(len(jobs) + len(doubles), "extracting", progress) as bar:
-        run, start = ExtractionRun(out, encoders, batch, bar, doubles), time.time()
-        for job, clip in decode_ahead(jobs, views, clip_seconds, workers, 2 * batch, at):
-            run.take(job, clip)
+) -> VideoRun:
+    "Let a run happen: a progress bar, and a list of the videos that failed."
+    from tqdm.auto import tqdm
+    run, start = VideoRun(), time.time()
+    Path(failures).parent.mkdir(parents=True, exist_ok=True)
+    log = open(failures, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    bar = tqdm(total=total, disable=not progress, unit="video", desc=label, mininterval=.5, dynamic_ncols=True)
+    with log, bar:
+        for job in jobs:
+            if job.reason is None: run.clips += 1
+            else: bar.update()
+            if job.reason == "": run.done.append(job.vid)
+            if job.reason:
+                run.failed[job.vid] = job.reason
+                print(json.dumps(dict(video=str(job.path), reason=job.reason), ensure_ascii=False), file=log)
             rate = run.clips / (time.time() - start + 1e-9)
             bar.set_postfix(clips=run.clips, rate=f"{rate:.1f}/s", failed=len(run.failed), refresh=False)
-        for batches in run.batches.values(): batches.flush()
     return run
 
 # %% ../../nbs/encoders/82_extraction.ipynb #a041a891
 def _is_current(path, query):
     "Whether a text's features are there and are this sentence's."
-    try:
-        with np.load(path, allow_pickle=False) as stored: return str(stored["query"]) == query
-    except Exception: return False
+    try: return str(read_array(path, "query")) == query
+    except InputError: return False
 
 
 def extract_texts(
     rows,       # annotation rows
     encoders,   # {source: encoder}; those without a text side are passed over
     out,        # folder of features
-    size=64,    # sentences at a time
 ):              # number of sentences encoded
     "Write the features of queries."
     encoded = set()
@@ -291,8 +274,8 @@ def extract_texts(
         if "/" in str(row["qid"]): raise InputError(f"{name_of(row)}: a qid with a slash cannot name a file; rename it")
     for name, encoder in encoders.items():
         missing = [r for r in rows if encoder.text_dim and not _is_current(text_file(out, name, r["qid"]), r["query"])]
-        for i in range(0, len(missing), size):
-            part = missing[i:i + size]
+        for i in range(0, len(missing), 64):      # what is encoded is written before the next ones
+            part = missing[i:i + 64]
             for row, x in zip(part, encoder.encode_text([r["query"] for r in part])):
                 save_features(text_file(out, name, row["qid"]), last_hidden_state=x, query=np.array(row["query"]))
         encoded |= {r["qid"] for r in missing}
@@ -303,8 +286,9 @@ def split_name(
     path,   # an annotation file
 ):          # "train", "val" or "test" where the name says so, else the name
     "The split that a file of annotations holds."
-    words = [word for word in ("train", "val", "test") if word in Path(path).stem.replace("-", "_").split("_")]
-    return words[0] if len(words) == 1 else Path(path).stem
+    stem = Path(path).stem
+    splits = {"train", "val", "test"} & {*stem.replace("-", "_").split("_")}
+    return splits.pop() if len(splits) == 1 else stem
 
 # %% ../../nbs/encoders/82_extraction.ipynb #b235f20d
 def write_dataset(
@@ -321,16 +305,15 @@ def write_dataset(
         here = [r for r in rows if all(video_file(out, name, r["vid"]).exists() for name in encoders)]
         left[split] = len(rows) - len(here)
         if here: kept[split] = f"annotations/{split}.jsonl"; write_annotations(out / kept[split], here)
-    sources = [dict(name=n, kind="video", dim=e.video_dim, folder=f"{n}_features") for n, e in encoders.items()]
-    readers = {f"{n}_text": e.text_dim for n, e in encoders.items() if e.text_dim}
-    sources += [dict(name=n, kind="text", dim=dim, folder=f"{n}_features") for n, dim in readers.items()]
+    source = lambda name, kind, dim: dict(name=name, kind=kind, dim=dim, folder=f"{name}_features")
+    sources = [source(name, "video", encoder.video_dim) for name, encoder in encoders.items()]
+    sources += [source(f"{name}_text", "text", e.text_dim) for name, e in encoders.items() if e.text_dim]
     facts: dict = dict(name=out.resolve().name, protocol=protocol, clip_seconds=clip_seconds, at=at, root=".",
                        encoder="+".join(encoders), splits=kept, sources=sources)
     DataConfig(**facts)              # what is wrong with it is found before it is written
-    path = out / "dataset.yaml"
     described = yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)
-    write_text(path, "# Written by `videolights extract`\n" + described)
-    return path, left
+    write_text(out / "dataset.yaml", "# Written by `videolights extract`\n" + described)
+    return out / "dataset.yaml", left
 
 # %% ../../nbs/encoders/82_extraction.ipynb #ac973a7d
 def open_encoders(
@@ -341,8 +324,8 @@ def open_encoders(
     batch=8,        # clips at a time
 ):                  # {source: encoder}
     "The encoders of a contract."
-    if doubled := [s for s, n in Counter(sources).items() if n > 1]:
-        raise InputError(f"--sources: '{doubled[0]}' is there twice; name each source once")
+    for source in sources:
+        if sources.count(source) > 1: raise InputError(f"--sources: '{source}' is there twice; name each source once")
     if unknown := set(weights) - set(sources):
         raise InputError(f"--weights: '{min(unknown)}' is not among the sources {', '.join(sources)}")
     if set(sources) - {"builtin"}:
@@ -362,8 +345,19 @@ def missing_jobs(
     return [job for job in jobs if job.sources]
 
 # %% ../../nbs/encoders/82_extraction.ipynb #3f6b1e50
+def check_clips(
+    clip_seconds,
+    at,            # instant of a clip that frames are taken at
+):
+    "An error where videos cannot be cut into clips like this."
+    if not 0 < clip_seconds < float("inf"):
+        raise InputError(f"clip_seconds is {clip_seconds}; give a positive number of seconds")
+    if not 0 <= at < 1:
+        raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
+
+# %% ../../nbs/encoders/82_extraction.ipynb #1eb3cd3b
 def extract(
-    videos,                # a folder of videos, or one file
+    videos,                # a folder of videos, one file, or {id: path}
     encoders,              # {source: encoder}, see `open_encoders`
     out,                   # folder of features
     clip_seconds=2.0,
@@ -374,22 +368,19 @@ def extract(
     weights={},            # where the encoders' weights came from, for the record
     progress=True,
     at=0.5,                # instant in each F-th part of a clip, see `read_views`
-    encode=extract_videos, # what encodes the videos
-):                         # (ExtractionRun, path of the data set's YAML or None, {split: queries left out})
+    encode=encode_videos,  # what encodes the videos
+):                         # (VideoRun, path of the data set's YAML or None, {split: queries left out})
     "Features of videos and queries, in the layout of the public packs, with a data set that can be trained on."
-    if not 0 < clip_seconds < float("inf"):
-        raise InputError(f"clip_seconds is {clip_seconds}; give a positive number of seconds")
-    if not 0 <= at < 1:
-        raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
+    check_clips(clip_seconds, at)
     splits = {}
     for path in annotations: splits.setdefault(split_name(path), []).extend(read_annotations(path, protocol))
     found, doubles = videos_by_id(videos, out)
     record_settings(out, encoders, clip_seconds, weights, at)
-    for name in encoders:
-        for folder in (video_file(out, name, "").parent, text_file(out, name, "").parent): sweep(folder)
+    sweep(out, "*_features")
     jobs = missing_jobs(found, encoders, out)
-    texts = extract_texts([row for rows in splits.values() for row in rows], encoders, out)
-    run = encode(jobs, encoders, out, clip_seconds, batch, workers, doubles, progress, at)
+    texts = extract_texts([*chain(*splits.values())], encoders, out)
+    encoded = encode(jobs, encoders, out, clip_seconds, batch, workers, at)
+    run = watch(chain(doubles, encoded), len(doubles) + len(jobs), Path(out, FAILURES), "extracting", progress)
     run.skipped, run.texts = len(found) - len(jobs), texts
     if not any(encoder.text_dim for encoder in encoders.values()): return run, None, {}
     return (run, *write_dataset(out, encoders, splits, clip_seconds, protocol, at))

@@ -122,10 +122,9 @@ def fit_weights(
 ):                   # the network, in evaluation mode, without gradients
     "Put weights into a network by name; whatever does not fit is an error that names it."
     wanted, counter = network.state_dict(), "num_batches_tracked"
-    superfluous = lambda name: name.startswith(tuple(unused)) or name.endswith(counter)
-    state = {n: v for n, v in state.items() if n in wanted or not superfluous(n)}
-    missing = [n for n in wanted if n not in state and not n.endswith(counter)]
-    wrong = [f"{n} is missing" for n in missing] + [f"{n} is unknown" for n in state if n not in wanted]
+    state = {n: v for n, v in state.items() if n in wanted or not (n.startswith(tuple(unused)) or n.endswith(counter))}
+    wrong = [f"{n} is missing" for n in wanted if n not in state and not n.endswith(counter)]
+    wrong += [f"{n} is unknown" for n in state if n not in wanted]
     wrong += [f"{n} is {tuple(v.shape)} and should be {tuple(wanted[n].shape)}" for n, v in state.items()
               if n in wanted and _squeezed(v) != _squeezed(wanted[n])]
     if wrong:
@@ -225,9 +224,16 @@ class OnDevice:
         self.half = cuda if half is None else half
         return self.device
 
-    def precision(self):
-        "A context in which networks compute in the chosen precision."
-        return torch.autocast(self.device.type, torch.float16, enabled=self.half)
+    @torch.inference_mode()
+    def compute(
+        self,
+        network,   # any function of tensors
+        *inputs,   # arrays or tensors
+    ) -> np.ndarray:
+        "What a network makes of its inputs in the chosen precision, as float32."
+        inputs = [torch.as_tensor(x, device=self.device) for x in inputs]
+        with torch.autocast(self.device.type, torch.float16, enabled=self.half):
+            return network(*inputs).float().cpu().numpy()
 
 # %% ../../nbs/encoders/76_networks.ipynb #ebb9aec3
 class NetworkEncoder(OnDevice):
@@ -236,8 +242,7 @@ class NetworkEncoder(OnDevice):
 
     def __init__(
         self,
-        network: nn.Module,   # (B, 3, F, H, W) -> (B, video_dim)
-        video_dim,            # columns of a row
+        network,              # (B, 3, F, H, W) -> (B, network.dim)
         frames=32,            # frames of a clip, evenly spaced
         size=224,             # side of the centre square
         device="auto",
@@ -245,24 +250,20 @@ class NetworkEncoder(OnDevice):
         batch=8,              # clips at a time
     ):
         self.network, self.batch = network.eval().to(self.place(device, half)), batch
-        self.video_dim, self.frames_per_clip, self.frame_size = video_dim, frames, size
+        self.video_dim, self.frames_per_clip, self.frame_size = network.dim, frames, size
 
     def prepare(self, clips):
         "(B, F, H, W, C) bytes as the network's input (B, C, F, H, W)."
         x = torch.from_numpy(np.ascontiguousarray(clips)).to(self.device).permute(0, 4, 1, 2, 3)
         return (x.float() / 255 - self.mean) / self.std
 
-    @torch.inference_mode()
-    def encode_batch(self, clips):
-        "Rows (B, video_dim) of a few clips (B, F, H, W, C)."
-        if clips.shape[1] != self.frames_per_clip:
-            raise InputError(f"{self.name}: a clip has {clips.shape[1]} frames, the network wants "
-                             f"{self.frames_per_clip}")
-        with self.precision(): return self.network(self.prepare(clips)).float().cpu().numpy()
-
     def encode_video(self, clips):
         "(L, video_dim) float32 from clips (F, H, W, C)."
-        rows = [self.encode_batch(batch) for batch in clip_batches(clips, self.batch, sys.maxsize)]
+        rows = []
+        for batch in clip_batches(clips, self.batch, sys.maxsize):
+            if (found := batch.shape[1]) != (wanted := self.frames_per_clip):
+                raise InputError(f"{self.name}: a clip has {found} frames, the network wants {wanted}")
+            rows.append(self.compute(self.network, self.prepare(batch)))
         if not rows: raise InputError("a video of zero clips cannot be encoded; give at least one clip")
         return np.concatenate(rows)
 

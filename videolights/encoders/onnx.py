@@ -60,10 +60,9 @@ TOLERANCE = 1e-4
 
 def draw_waves(path, height, width, seconds, fps=8):
     "A small video of moving colours, another picture in every frame."
-    y, x = np.mgrid[:height, :width]
-    wave = lambda i, k: 127 + 120 * np.sin((x * (k + 1) + 5 * i) / 17) * np.cos((y + i * (k + 2)) / 11)
-    picture = lambda i: np.stack([wave(i, k) for k in range(3)], -1).astype(np.uint8)
-    return write_video(path, map(picture, range(seconds * fps)), fps)
+    y, x, k = np.mgrid[:height, :width, :3]
+    wave = lambda i: 127 + 120 * np.sin((x * (k + 1) + 5 * i) / 17) * np.cos((y + i * (k + 2)) / 11)
+    return write_video(path, (wave(i).astype(np.uint8) for i in range(seconds * fps)), fps)
 
 
 def relative_difference(found, expected):

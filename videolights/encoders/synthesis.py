@@ -15,7 +15,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import asdict, dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,8 @@ import numpy as np
 from ..config import InputError
 from ..data.annotations import parse_annotations, write_annotations
 from .captioners import Captioner, Matcher
-from .extraction import (Job, check_settings, decode_ahead, extract_texts, extract_videos,
-                                             missing_jobs, reason_of, record_settings, sweep, video_bar, videos_by_id, write_dataset)
+from .extraction import (
+    Job, check_clips, check_settings, decode_ahead, encode_videos, extract, record_settings, sweep, videos_by_id, watch)
 from ..features.video import thumbnails
 from ..files import read_json, write_json, write_jsonl, write_text
 
@@ -45,8 +45,7 @@ class Recipe:
         for name, known in dict(frame=("middle", "sharpest"), saliency=("paper", "released")).items():
             value = getattr(self, name)
             if value not in known: raise InputError(f"{name} is '{value}'; choose from {', '.join(known)}")
-        if not 0 < self.clip_seconds < float("inf"):
-            raise InputError(f"clip_seconds is {self.clip_seconds}; give a positive number of seconds")
+        check_clips(self.clip_seconds, self.at)
         if self.interval < self.clip_seconds or abs(self.interval / self.clip_seconds - self.clips) > 1e-6:
             raise InputError(f"an interval of {self.interval:g} s is no whole number of clips of "
                              f"{self.clip_seconds:g} s; choose others")
@@ -62,7 +61,7 @@ def sharpness(
 ):           # (F,)
     "Variance of the Laplacian."
     grey = frames.mean(-1, dtype=np.float32)
-    edges = 4 * grey[:, 1:-1, 1:-1] - grey[:, :-2, 1:-1] - grey[:, 2:, 1:-1] - grey[:, 1:-1, :-2] - grey[:, 1:-1, 2:]
+    edges = np.diff(grey, 2, axis=1)[:, :, 1:-1] + np.diff(grey, 2, axis=2)[:, 1:-1]
     return edges.var((1, 2))
 
 
@@ -107,17 +106,17 @@ def describe_video(
         chosen = [representative(look, recipe.frame) for look, _ in spans]
         captions = captioner.caption(np.stack([look[i] for (look, _), i in zip(spans, chosen)]), seed + len(intervals))
         for (_, frames), frame, caption in zip(spans, chosen, map(tidy, captions)):
-            similarity = score(caption, frames) if words_of(caption) else []
-            similarity = [round(float(x), 4) for x in similarity]
+            similarity = [round(float(x), 4) for x in score(caption, frames)] if words_of(caption) else []
             intervals.append(dict(clip=len(intervals) * count, frame=frame, caption=caption, similarity=similarity))
     return dict(vid=vid, clips=seen, intervals=intervals)
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e48a4a4b
 GENERIC = set("""
-    a an the this that these those of in on at to with and or is are was there it its some something someone somebody thing
-    things one two very close up close-up closeup image images picture pictures photo photos photograph video videos clip frame
-    film movie screen screenshot shot view scene background footage still stock blurry blurred blur dark black white blank
-    empty plain solid color colour grey gray unknown untitled""".split())
+    a an the this that these those of in on at to with and or is are was there it its some something
+    someone somebody thing things one two very close up close-up closeup image images picture
+    pictures photo photos photograph video videos clip frame film movie screen screenshot shot view
+    scene background footage still stock blurry blurred blur dark black white blank empty plain
+    solid color colour grey gray unknown untitled""".split())
 
 
 def fault_of(
@@ -201,12 +200,11 @@ def record_file(out, vid): return Path(out, "captions", f"{vid}.json")
 # %% ../../nbs/encoders/84_synthesis.ipynb #dd076dcc
 def record_caption_settings(out, captioner, matcher, recipe):
     "Write down what a folder's captions are made with; other settings than before are an error."
-    now = asdict(recipe)
-    for name in ("shortest", "common"):
-        del now[name]                    # choices of the filters, which look at finished captions
-    now |= dict(captioner=captioner.name, captioner_weights=captioner.weights,
-                sample=getattr(captioner, "sample", False), matcher=matcher.name, matcher_weights=matcher.weights)
-    if (path := Path(out, CAPTION_SETTINGS)).exists(): check_settings(out, "captions", read_json(path), now)
+    networks = dict(captioner=captioner.name, captioner_weights=captioner.weights,
+                    sample=getattr(captioner, "sample", False), matcher=matcher.name, matcher_weights=matcher.weights)
+    now, path = asdict(recipe) | networks, Path(out, CAPTION_SETTINGS)
+    del now["shortest"], now["common"]     # choices of the filters, which look at finished captions
+    if path.exists(): check_settings(out, "captions", read_json(path), now)
     write_json(path, now)
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #76e8ac64
@@ -222,19 +220,17 @@ def caption_videos(
     recipe: Recipe,
     out,                 # folder
     group=8,             # intervals captioned at once
-    progress=True,
-):                       # {video id: reason} of those that failed
+):                       # yields each job when it is done or has failed
     "Caption videos one after another, decoding ahead, and write their records."
-    failed, views = {}, {"caption": (1, captioner.frame_size), "match": (1, matcher.frame_size)}
+    views = {"caption": (1, captioner.frame_size), "match": (1, matcher.frame_size)}
     stream = decode_ahead(jobs, views, recipe.clip_seconds, 1, 2 * group * recipe.clips, recipe.at)
-    with video_bar(len(jobs), "captioning", progress and jobs) as bar:
-        for job, items in groupby(stream, key=lambda item: item[0]):
-            try:
-                record = describe_video(_pairs(items), captioner, matcher, recipe, job.vid, group)
-                write_json(record_file(out, job.vid), record)
-            except Exception as e: failed[job.vid] = reason_of(e, job.path)
-            bar.update(); bar.set_postfix(failed=len(failed), refresh=False)
-    return failed
+    for job, items in groupby(stream, key=lambda item: item[0]):
+        try:
+            record = describe_video(_pairs(items), captioner, matcher, recipe, job.vid, group)
+            write_json(record_file(out, job.vid), record)
+            job.reason = ""
+        except Exception as e: job.fail(e)
+        yield job
 
 
 def _pairs(items):
@@ -308,25 +304,22 @@ def synthesize(
     examples=40,             # on the page
     progress=True,
     caption=caption_videos,  # what captions the videos
-    extract=extract_videos,  # what encodes them
+    encode=encode_videos,    # what encodes them
 ):                           # {"rows", "dropped", "captioned", "skipped", "failed", "data"}
     "Algorithm 1 for a folder of videos."
     found, doubles = videos_by_id(videos, out)
     found = choose_videos(found, only, held_out, protocol)
     record_caption_settings(out, captioner, matcher, recipe)
     if encoders: record_settings(out, encoders, recipe.clip_seconds, weights, recipe.at)
-    sweep(record_file(out, "").parent)
-    jobs = caption_jobs(found, out)
-    failed = caption(jobs, captioner, matcher, recipe, out, batch, progress)
-    captioned, skipped = len(jobs) - len(failed), len(found) - len(jobs)
-    failed |= {path.name: reason for path, reason in doubles if not only or path.stem in found}
-    failures = [dict(video=str(found.get(vid, vid)), reason=reason) for vid, reason in failed.items()]
-    write_jsonl(Path(out, CAPTION_FAILURES), failures)
+    sweep(out, "captions")
+    jobs, doubles = caption_jobs(found, out), [job for job in doubles if not only or job.path.stem in found]
+    skipped, captioned = len(found) - len(jobs), caption(jobs, captioner, matcher, recipe, out, batch)
+    failures, total = Path(out, CAPTION_FAILURES), len(doubles) + len(jobs)
+    run = watch(chain(doubles, captioned), total, failures, "captioning", progress)
     rows, dropped = write_queries(found, out, recipe, examples)
     data = None
     if encoders and rows:
-        extract_texts(rows, encoders, out)
-        jobs = missing_jobs({row["vid"]: found[row["vid"]] for row in rows}, encoders, out)
-        extract(jobs, encoders, out, recipe.clip_seconds, batch, workers, progress=progress, at=recipe.at)
-        data, _ = write_dataset(out, encoders, {"train": rows}, recipe.clip_seconds, at=recipe.at)
-    return dict(rows=rows, dropped=dropped, captioned=captioned, skipped=skipped, failed=failed, data=data)
+        asked, queries = {row["vid"]: found[row["vid"]] for row in rows}, [Path(out, "queries", "train.jsonl")]
+        _, data, _ = extract(asked, encoders, out, recipe.clip_seconds, queries, "custom", batch, workers, weights,
+                             progress, recipe.at, encode)
+    return dict(rows=rows, dropped=dropped, captioned=len(run.done), skipped=skipped, failed=run.failed, data=data)

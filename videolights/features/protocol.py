@@ -82,10 +82,10 @@ def encode_file(
 # %% ../../nbs/features/06_protocol.ipynb #0791fdb5
 ENCODERS = {   # name in the contract -> module and what makes the encoder
     "builtin": "videolights.features.builtin:BuiltinEncoder",
-    "clip": "videolights.encoders.clip:default_clip",
-    "slowfast": "videolights.encoders.slowfast:default_slowfast",
-    "blip2": "videolights.encoders.blip2:default_blip2",
-    "i3d_rgb": "videolights.encoders.i3d:default_i3d",
+    "clip": "videolights.encoders.clip:ClipEncoder.from_pretrained",
+    "slowfast": "videolights.encoders.slowfast:SlowFastEncoder.from_pretrained",
+    "blip2": "videolights.encoders.blip2:Blip2Encoder.from_pretrained",
+    "i3d_rgb": "videolights.encoders.i3d:I3DEncoder.from_pretrained",
 }
 
 
