@@ -152,7 +152,8 @@ def ablation_figure(
     point = dict(mode="markers", marker_color=PREDICTED, marker_size=9, marker_opacity=.75)
     points, means = [], []
     for k, (name, values) in enumerate(rows.items()):
-        points.append(dict(point, x=values, y=[k] * len(values), hovertemplate=label(name) + ": %{x:.2f}<extra></extra>"))
+        said = label(name) + ": %{x:.2f}<extra></extra>"
+        points.append(dict(point, x=values, y=[k] * len(values), hovertemplate=said))
         if len(values):
             means.append(dict(type="line", x0=values.mean(), x1=values.mean(), y0=k - .32, y1=k + .32,
                               line_color=CURVE, line_width=3))

@@ -149,7 +149,7 @@ def trace_query(
     in_order = -np.arange(len(found.spans))   # slots stay in theirs
     grid = clip_seconds if on_whole_clips(protocol) else None
     windows = windows_from_spans(found.spans, in_order, len(video) * clip_seconds, grid)
-    words = [w for w, k in zip(word_labels(item), kept) if k]
+    words = np.array(word_labels(item))[kept].tolist()
     return Traced(found.stages, found.attention, np.column_stack((windows[:, :2], found.scores)), found.saliency, words,
                   clip_seconds)
 
@@ -212,11 +212,10 @@ def attention_map(
     elif which == "v2t": rows = traced.words
     elif part == "decoder":
         order = np.argsort(-traced.slots[:, 2], kind="stable")
-        w, rows = w[order][:, :clips], [f"{p:.2f}: {start:.4g}-{end:.4g} s" for start, end, p in traced.slots[order]]
-    elif part == "encoder":   # a global token reads first, if there is one, and words last, if they are encoded too
+        w, rows = w[order][:, :clips], [f"{p:.2f}: {start:.4g}-{end:.4g} s" for start, end, p in traced.windows]
+    else:   # clips; in the encoder, a global token may read before them, and words after them
         token = ["global token"] * (len(w) == clips + 1)
         w, rows = pool_rows(w[:, len(token):][:, :clips], [*token, *times, *traced.words][:len(w)])
-    else: w, rows = pool_rows(w, times)
     return Map(w, rows, "attention")
 
 # %% ../../nbs/explore/69_heatmaps.ipynb #5d5a3850

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config
+from ..data.annotations import clips_inside
 from ..evaluation.reports import HEADLINES, per_query_rows
 from . import STATIC, render
 from .figures import curves_figure, figure6, ranking_figure
@@ -145,19 +146,13 @@ def fill_template(
                   static=lambda name: Markup((STATIC / name).read_text(encoding="utf-8")))
 
 # %% ../../nbs/explore/72_report.ipynb #919e34f1
-def _inside(windows, clips, clip_seconds):
-    "Which clips have their middle in a window."
-    centres = (np.arange(clips) + .5) * clip_seconds
-    return ((windows[:, :1] <= centres) & (centres < windows[:, 1:])).any(0)
-
-
 def _stage_maps(item, traced, windows):
     "The heat maps of an example, and what the stages did."
     cosines = {s: cosine_map(traced, s) for s in ("projection", "refinement", "fusion") if s in traced.stages}
     named = {f"{s}, mean cosine {m.values.mean():.2f}": m for s, m in cosines.items()}
     maps, sentences = ({s: contrast(getattr(m, of)) for s, m in named.items()} for of in ("values", "sentence"))
     fig = heat_map(maps, traced.words, traced.clip_seconds, item["saliency"], windows, sentences, unit="contrast")
-    inside = _inside(windows, len(item["video"]), traced.clip_seconds)
+    inside = clips_inside(windows, len(item["video"]), traced.clip_seconds)
     return fig, lifts_sentence({s: lift(m.sentence, inside) for s, m in cosines.items()})
 
 # %% ../../nbs/explore/72_report.ipynb #47337246

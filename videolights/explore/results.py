@@ -78,7 +78,7 @@ def find_video(
     folder,  # where videos lie; None if nowhere
     vid,
 ):           # a path, or None
-    "The file of a video, if it is at hand: its own name before one that ends in it, what browsers play before the rest."
+    "The file of a video, if it is at hand: its own name before a longer one, what browsers play before the rest."
     if not folder: return None
     fits = lambda p: p.suffix.lower() in ENDINGS and f"_{p.stem}".endswith(f"_{vid}")
     order = lambda p: (p.stem != str(vid), p.suffix not in (".mp4", ".webm"), p.name)

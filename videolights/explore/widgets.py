@@ -233,7 +233,7 @@ class QueryPicker(widgets.VBox):
     def found(self):
         "Indices that the search finds, in the chosen order."
         wanted = self.search.value.lower().split()
-        text = lambda row: f"{row['query']} {row['vid']} qid{row['qid']} {row['qid']}".lower()
+        text = lambda row: f"{row['query']} {row['vid']} qid{row['qid']}".lower()
         return [i for i in self.orders[str(self.order.value)] if all(w in text(self.annotations[i]) for w in wanted)]
 
     def fill(self, *_):
@@ -325,7 +325,8 @@ class _Explorer(widgets.VBox):
     def __init__(self, names, dataset, predictions, videos, panel, active):
         self.dataset, self.active, self.results = dataset, active, results_of(predictions, dataset.annotations)
         self.panel, self.title = panel or QueryPanel(dataset, self.results, videos), widgets.HTML()
-        self.shown = {name: widgets.ToggleButton(True, description=name, layout=_AUTO) for name in names or self.results}
+        names = list(names or self.results)
+        self.shown = {name: widgets.ToggleButton(True, description=name, layout=_AUTO) for name in names}
         self.switches = [*self.shown.values()] if len(self.shown) > 1 else []
         self.controls, parts = self._parts()
         body = widgets.VBox([self.title, *parts], layout=dict(flex="1 1 560px", min_width="0"))
