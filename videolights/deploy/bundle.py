@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['INPUTS', 'BUNDLE_VERSION', 'MODEL', 'CONTRACT', 'CONFIG', 'PARITY', 'README', 'HASHED', 'PRECISIONS', 'ENCODER',
            'FEATURES', 'BUNDLE', 'sha256', 'SealedFolder', 'answer_key', 'graph_metadata', 'seal', 'sources_of',
-           'render', 'open_bundle']
+           'fill_page', 'open_bundle']
 
 # %% ../../nbs/deploy/55_bundle.ipynb #c2b2a903
 import hashlib
@@ -148,7 +148,7 @@ def sources_of(
     return [source for source in contract["sources"] if source["kind"] == kind]
 
 # %% ../../nbs/deploy/55_bundle.ipynb #15a4c76d
-def render(
+def fill_page(
     template: str,  # a file in `static`
     **values,       # what it names
 ) -> str:

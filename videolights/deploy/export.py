@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .bundle import BUNDLE, CONFIG, ENCODER, FEATURES, INPUTS, MODEL, PARITY, README
-from .bundle import graph_metadata, render, seal
+from .bundle import fill_page, graph_metadata, seal
 from ..config import InputError
 from ..files import atomic_path, write_json, write_text
 from ..data.batches import append_tef
@@ -190,7 +190,7 @@ def export_onnx(
         parity = _parity(graph, draft / MODEL, folder, check)
         write_json(draft / PARITY, parity)
         write_json(draft / CONFIG, asdict(config))
-        write_text(draft / README, render("bundle_readme.md.jinja", name=folder.name, contract=contract,
+        write_text(draft / README, fill_page("bundle_readme.md.jinja", name=folder.name, contract=contract,
                                           slots=config.slots, parity=parity, metrics=metrics))
         seal(draft, contract, **details)
     return folder

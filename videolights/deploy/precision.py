@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .bundle import MODEL, PARITY, PRECISIONS, README, open_bundle, render, seal
+from .bundle import MODEL, PARITY, PRECISIONS, README, fill_page, open_bundle, seal
 from ..config import InputError
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import atomic_path, read_json, write_json, write_text
@@ -93,7 +93,7 @@ def precision_table(
     "Size and headline metrics of each precision."
     full = found["fp32"]
     metrics = [name for name in HEADLINES[protocol] if full["metrics"].get(name) is not None]
-    return render("precisions.md.jinja", full=full, found=found, metrics=metrics)
+    return fill_page("precisions.md.jinja", full=full, found=found, metrics=metrics)
 
 # %% ../../nbs/deploy/60_precision.ipynb #5a643d58
 _HEADING = "## Precisions\n\n"

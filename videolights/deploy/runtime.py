@@ -21,7 +21,7 @@ from ..data.store import l2_normalize, pad
 from .exported import open_encoder
 from ..features.protocol import FeatureEncoder, encode_file, join_columns
 from ..evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
-from .sessions import open_session
+from .sessions import SHORT, open_session
 from ..spans import span_to_window, temporal_iou, window_to_span
 from ..features.video import probe
 
@@ -181,14 +181,24 @@ def graph_file(
                      f"export it again with --precision {precision}")
 
 # %% ../../nbs/deploy/59_runtime.ipynb #9d35382c
+def _bound(self, arrays):
+    "Arrays on the device that the graph runs on."
+    from onnxruntime import OrtValue
+    device = "cuda" if self.providers[0] in (SHORT["cuda"], SHORT["tensorrt"]) else "cpu"
+    return [OrtValue.ortvalue_from_numpy(x, device, 0) for x in arrays]
+
+
 def _run(self, videos, texts, batch_size=1, outputs=_OUTPUTS):
     "Ask each text about its video, or all about the only one: per text the outputs, rows padded."
-    answers = []
+    alone, answers = len(videos) == 1, []
+    once = _bound(self, pad(videos)) if alone and self.shares_videos else None      # it travels to the device once
     for i in range(0, len(texts), batch_size):
-        asked = texts[i:i + batch_size]
-        if len(videos) > 1: about = videos[i:i + batch_size]
-        else: about = videos * (1 if self.shares_videos else len(asked))
-        answers += zip(*self.session.run(outputs, dict(zip(INPUTS, (*pad(about), *pad(asked))))))
+        asked, binding = texts[i:i + batch_size], self.session.io_binding()
+        about = once or _bound(self, pad(videos * len(asked) if alone else videos[i:i + batch_size]))
+        for name, value in zip(INPUTS, (*about, *_bound(self, pad(asked)))): binding.bind_ortvalue_input(name, value)
+        for name in outputs: binding.bind_output(name)
+        self.session.run_with_iobinding(binding)
+        answers += zip(*binding.copy_outputs_to_cpu())
     return answers
 
 # %% ../../nbs/deploy/59_runtime.ipynb #14096b63
