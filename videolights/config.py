@@ -22,7 +22,7 @@ import yaml
 class InputError(Exception):
     "Something a user can put right: the message names file, item and what to do, and is printed without a traceback."
 
-
+# %% ../nbs/core/01_config.ipynb #c609a11e
 def read_text(
     path: str | Path,
 ) -> str:
@@ -39,7 +39,7 @@ def _nearest(key, known):
     near = difflib.get_close_matches(str(key), known, 1)
     return f"; did you mean '{near[0]}'?" if near else f"; known keys are {', '.join(known)}"
 
-
+# %% ../nbs/core/01_config.ipynb #30406d6d
 def _checked(want, value, where, key):
     "A value for a field of a type, where that is a plain one or a dataclass; a whole number will do for a float."
     if isinstance(want, type) and is_dataclass(want): return from_dict(want, value or {}, f"{where}: {key}")
@@ -80,7 +80,7 @@ def _choice(*values) -> Any:
 def _one_of(name, value, choices):
     if value not in choices: raise InputError(f"{name} is {value!r}; choose from {', '.join(choices)}")
 
-
+# %% ../nbs/core/01_config.ipynb #d2977b1d
 def _check(
     config,   # a dataclass
     *rules,   # (names of fields, a test, what a value must be)

@@ -76,7 +76,7 @@ def picture(
     return Figure(fig).update_layout(paper_bgcolor="white").to_image(kind, width=width, height=fig.layout.height,
                                                                      scale=scale)
 
-
+# %% ../nbs/core/03_pictures.ipynb #71536b08
 def still(
     fig,        # a plotly figure
     width=820,  # pixels
@@ -96,12 +96,12 @@ def _truth_line(saliency, clip_seconds, x, y, first):
     return [dict(same, name="", showlegend=False, line_color="white", line_width=4.5),
             dict(same, name="true saliency", showlegend=first, line_color=TRUTH, line_width=2.2)]
 
-
+# %% ../nbs/core/03_pictures.ipynb #9580c53f
 def _shape(kind, start, end, x, y, **look):
     "A line or rectangle from one time to another, over the height of a panel."
     return dict(type=kind, x0=start, x1=end, y0=0, y1=1, xref=x, yref=f"{y} domain") | look
 
-
+# %% ../nbs/core/03_pictures.ipynb #808d662b
 def _bars(windows, predicted, x, y, edges=False):
     "Green bars above a panel, orange ones above those, and dotted edges through it where no line shows them."
     bar = lambda start, end, low, **look: _shape("rect", start, end, x, y, ysizemode="pixel", yanchor=1, y0=low,
@@ -130,7 +130,7 @@ def _cells(name, z, sentence, clip_seconds, x, y):
     below = [] if sentence is None else [dict(same, z=np.asarray(sentence, "float32")[None], y0=len(z) + .3)]
     return [dict(same, z=values, y0=0), *below]
 
-
+# %% ../nbs/core/03_pictures.ipynb #a39b2e78
 def _word_axis(words, gone, sentence):
     "Words downwards, the sentence a little apart; of very many rows only some are named."
     rows, every = len(words), -(-len(words) // 40)
@@ -159,7 +159,7 @@ def panel_domain(
     left, low = k % columns * (wide + across), (rows - 1 - k // columns) * (high + down)
     return [left, left + wide], [low, min(1, low + high)]
 
-
+# %% ../nbs/core/03_pictures.ipynb #00659e73
 # plotly's name of axis k: x, x2, x3 ... where it is used, xaxis, xaxis2 ... in the layout
 def axis_name(kind, k): return f"{kind}{k + 1}" if k else kind
 
@@ -179,7 +179,7 @@ def _panel(k, rows, columns, gap, end, peak):
     return {axis_name("xaxis", k): time, axis_name("yaxis", 2 * k): dict(anchor=x, domain=upright, automargin=False),
             axis_name("yaxis", 2 * k + 1): line}
 
-
+# %% ../nbs/core/03_pictures.ipynb #552ce865
 def _heading(name, x, y, above):
     "The name of a map over it, clear of the bars."
     return dict(text=f"<b>{label(name)}</b>", xref=f"{x} domain", yref=f"{y} domain", x=0, y=1, yshift=above,
@@ -240,14 +240,14 @@ def image_bytes(
     Image.fromarray(np.asarray(frame, np.uint8)).save(buffer, "JPEG", quality=82)
     return buffer.getvalue()
 
-
+# %% ../nbs/core/03_pictures.ipynb #359d7bb7
 def image_uri(
     frame,  # (h, w, 3) uint8
 ):          # a data URI
     "A frame that can be embedded in a figure or page."
     return "data:image/jpeg;base64," + base64.b64encode(image_bytes(frame)).decode()
 
-
+# %% ../nbs/core/03_pictures.ipynb #238f8902
 def thumbnail_times(
     duration,  # of the video, s
     count=10,  # how many frames
@@ -263,7 +263,7 @@ class _Row(NamedTuple):
     notes: list = []    # what is written at its right edge
     images: list = []   # frames
 
-
+# %% ../nbs/core/03_pictures.ipynb #fc977467
 def _strip(frames, duration, wide=84., most=90):
     "Frames side by side."
     high, across, _ = np.shape(frames[0])

@@ -15,7 +15,7 @@ def _take(item, clips):
     saliency = item["saliency"]
     return {**item, "video": item["video"][clips], "saliency": saliency if saliency is None else saliency[clips]}
 
-
+# %% ../../nbs/data/14_augmentation.ipynb #e50dd787
 def crop(
     item,            # from a Dataset, with its windows in seconds
     clip_seconds,    # length of a clip

@@ -50,7 +50,7 @@ class Event:
     speed: float    # 0.8..1.2
     turn: int       # 1 or -1: sense of spinning and looping
 
-
+# %% ../../nbs/data/13_toyworld.ipynb #205e2dbe
 @dataclass(frozen=True)
 class Script:
     "A whole video before it is drawn."
@@ -110,7 +110,7 @@ def _prominence(event, share):
     "How large a shape is shown, 0 to 1, when this share of its event is over."
     return np.minimum(share / max(event.peak, 1e-6), (1 - share) / max(1 - event.peak, 1e-6)).clip(0, 1)
 
-
+# %% ../../nbs/data/13_toyworld.ipynb #fb846cf4
 def _pose(event, u):
     "Where and how a shape stands after u seconds: x, y in pixels, size in pixels, angle in radians."
     size = 7.5 + 4.5 * float(_prominence(event, u / (event.clips * CLIP_SECONDS)))
@@ -150,7 +150,7 @@ def _background(script, i):
     before, after = script.backgrounds[int(stage):int(stage) + 2]
     return corners @ ((1 - mix) * before + mix * after).astype(np.float32) + 0.5
 
-
+# %% ../../nbs/data/13_toyworld.ipynb #7db3a9e4
 def render(
     script: Script,
 ) -> Iterator[np.ndarray]:  # (HEIGHT, WIDTH, 3) uint8
@@ -207,7 +207,7 @@ def _rate(events, rng):
             ratings.append(np.clip(rated, 0, 4).astype(int).tolist())
     return clips, ratings
 
-
+# %% ../../nbs/data/13_toyworld.ipynb #76341bb3
 def annotate(
     script: Script,
     vid: str,        # the video's name
@@ -261,7 +261,7 @@ def _is_whole(video, features, script):
     try: return read_array(features).shape == wanted and probe(video).duration_s == script.clips * CLIP_SECONDS
     except InputError: return False
 
-
+# %% ../../nbs/data/13_toyworld.ipynb #0ff98f7d
 def _save_features(path, key, array):
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **{key: array.astype(np.float16)})

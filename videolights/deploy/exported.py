@@ -34,7 +34,7 @@ def encoder_metadata(
     "The facts of an encoder, for the metadata of its graphs."
     return json.dumps({key: facts[key] for key in FACTS}, sort_keys=True)
 
-
+# %% ../../nbs/deploy/56_exported.ipynb #cb6155fc
 def seal_encoder(
     folder,     # a folder that holds all files of an encoder bundle but encoder.json
     facts,      # dictionary of FACTS

@@ -103,7 +103,7 @@ def look(
     answer = model.qformer(query_embeds=queries, encoder_hidden_states=seen, encoder_attention_mask=_all_of(seen))
     return answer.last_hidden_state
 
-
+# %% ../../nbs/encoders/79_blip2.ipynb #749da3f5
 def read(
     model,    # of `load_blip2`
     ids,      # (B, N) word pieces
@@ -113,7 +113,7 @@ def read(
     embedded = model.embeddings(input_ids=ids)
     return model.qformer(query_embeds=embedded, query_length=0, attention_mask=mask).last_hidden_state
 
-
+# %% ../../nbs/encoders/79_blip2.ipynb #cd5c97fa
 def _all_of(x): return torch.ones(x.shape[:2], dtype=torch.long, device=x.device)
 
 # %% ../../nbs/encoders/79_blip2.ipynb #a7af442f

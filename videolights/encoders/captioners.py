@@ -85,7 +85,7 @@ def _make(what, known, name, weights, options):
     if name not in known: raise InputError(f"no {what} is called '{name}'; choose from {', '.join(known)}")
     return resolve_name(f"videolights.encoders.{known[name]}")(weights, **{"half": None} | options)
 
-
+# %% ../../nbs/encoders/83_captioners.ipynb #d8c28883
 def get_captioner(
     name,        # one of CAPTIONERS
     weights="",  # folder or hub id; "" takes the usual place
@@ -94,7 +94,7 @@ def get_captioner(
     "A captioner by its name."
     return _make("captioner", CAPTIONERS, name, weights, options)
 
-
+# %% ../../nbs/encoders/83_captioners.ipynb #0fb9a6ff
 def get_matcher(
     name,        # one of MATCHERS
     weights="",  # folder or hub id; "" takes the usual place

@@ -67,7 +67,7 @@ class Pixels(nn.Module):
 # %% ../../nbs/encoders/77_clip.ipynb #e67438d4
 def _number(value, key): return value.get(key) if isinstance(value, dict) else value
 
-
+# %% ../../nbs/encoders/77_clip.ipynb #f11925d5
 def read_preprocessing(
     source,       # folder or hub id
     image_size,   # pixels that the image encoder reads, square

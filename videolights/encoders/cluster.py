@@ -155,7 +155,7 @@ class Named:
     def __init__(self, name, weights, options):
         self.name, self.weights, self.sample = name, str(weights), options.get("sample", False)
 
-
+# %% ../../nbs/encoders/85_cluster.ipynb #0e58a2f7
 def caption_on_cluster(
     captioner,  # (name, weights, options) of `get_captioner`
     matcher,    # (name, weights, options) of `get_matcher`

@@ -52,7 +52,7 @@ def find_weights(
     what = f"holds none of {', '.join(names)}" if path.is_dir() else "no such file"
     raise InputError(f"{path}: {what}; get {remedy}, and put it into {weights_folder()} or name its place")
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #c99e2453
 def _from_hub(name, names, remedy):
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(name, allow_patterns=list(names)))
@@ -73,7 +73,7 @@ class _Arrays(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"): return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it wants to build {module}.{name}")
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #8d24029e
 def _read_file(path):
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
@@ -99,7 +99,7 @@ def read_weights(
         raise InputError(f"{path}: holds no state_dict; give the file of weights that the model zoo offers")
     return {name.removeprefix("module."): value for name, value in found.items()}
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #53c8ec77
 def _why_refused(error):
     blocked = re.search(r"(?:GLOBAL|wants to build) ([\w.]+)", str(error))
     if blocked: return f"it wants to build {blocked[1]}, and only numbers are read;"
@@ -134,7 +134,7 @@ def fit_weights(
     network.load_state_dict({n: v.reshape(wanted[n].shape) for n, v in state.items()}, strict=False)
     return network.eval().requires_grad_(False)
 
-
+# %% ../../nbs/encoders/76_networks.ipynb #2e121ffa
 def _squeezed(x): return [n for n in x.shape if n != 1]
 
 # %% ../../nbs/encoders/76_networks.ipynb #4e0b3381

@@ -36,7 +36,7 @@ def check_size(network, name):
     if size > _LARGEST:
         raise InputError(f"{name}: would have {size / 2**30:.1f} GB, and an ONNX file holds 2; export a smaller CLIP")
 
-
+# %% ../../nbs/encoders/81_onnx.ipynb #12c010f6
 def save_graphs(
     encoder: ClipEncoder,  # on the CPU
     folder: Path,          # where video.onnx and text.onnx go
@@ -64,7 +64,7 @@ def draw_waves(path, height, width, seconds, fps=8):
     wave = lambda i: 127 + 120 * np.sin((x * (k + 1) + 5 * i) / 17) * np.cos((y + i * (k + 2)) / 11)
     return write_video(path, (wave(i).astype(np.uint8) for i in range(seconds * fps)), fps)
 
-
+# %% ../../nbs/encoders/81_onnx.ipynb #64a05d83
 def relative_difference(found, expected):
     "Largest difference in relation to the largest expected value; infinite where shapes differ or a number is none."
     if found.shape != expected.shape: return math.inf
@@ -133,7 +133,7 @@ def _on_cpu(source):
     for network in (encoder.model, encoder.frames, encoder.tokens): network.to(encoder.place("cpu"))
     return encoder, encoder.name
 
-
+# %% ../../nbs/encoders/81_onnx.ipynb #f27556c4
 def _parity(draft, encoder, folder):
     cases = compare_encoders(ExportedEncoder(draft, batch=3), encoder)
     worst = max(case["difference"] for case in cases)

@@ -72,7 +72,7 @@ class Pathways(nn.ModuleDict):
             else: fast = module(fast)
         return slow, fast
 
-
+# %% ../../nbs/encoders/78_slowfast.ipynb #3f6c4c15
 def residual_blocks(
     inputs, inner, outputs,   # channels
     frames,                   # that convolutions see

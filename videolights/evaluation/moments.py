@@ -41,7 +41,7 @@ def first_iou(
     "IoU of each query's first window with the true window it fits best."
     return iou[:, 0].max(-1).clip(0)
 
-
+# %% ../../nbs/evaluation/41_moments.ipynb #92926290
 def recall_at_one(
     first,       # (Q,) of `first_iou`
     thresholds,  # (T,)
@@ -72,7 +72,7 @@ def envelope(
     "The best precision here or later."
     return np.maximum.accumulate(precision[..., ::-1], -1)[..., ::-1]
 
-
+# %% ../../nbs/evaluation/41_moments.ipynb #d5c218ba
 def average_precision(
     hits,   # (..., P), True where the window is a hit
     count,  # (...) number of true windows
@@ -96,7 +96,7 @@ def length_ranges(
     "Ranges of window length."
     return {"full": (-np.inf, np.inf), "long": (30, longest), "middle": (10, 30), "short": (0, 10)}
 
-
+# %% ../../nbs/evaluation/41_moments.ipynb #dd0a936a
 def within(
     truth,   # windows (Q, G, 2)
     mask,    # (Q, G)

@@ -52,7 +52,7 @@ def figure3(
     return heat_map({"linear projection": linear, "convolutions": convolution, "refinement": refinement}, *given,
                     **{"columns": 3, **options})
 
-
+# %% ../../nbs/explore/70_figures.ipynb #36a8f831
 def figure5(
     t2v,           # (N, L) after text-to-video attention
     fusion,        # (N, L) after Bi-CMF
@@ -82,7 +82,7 @@ def _series(rows, name):
     pairs = [(float(r.get("epoch", i)), float(r[name])) for i, r in enumerate(rows) if r.get(name) not in (None, "")]
     return np.array([p for p in pairs if math.isfinite(p[1])]).reshape(-1, 2).T
 
-
+# %% ../../nbs/explore/70_figures.ipynb #ac4bac79
 def _small_plot(name, x, y, epochs, values):
     "One curve with its name and the value that counts: a loss's last, a metric's best."
     loss, said, traces = name.startswith("loss"), "no value", []

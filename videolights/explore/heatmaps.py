@@ -172,7 +172,7 @@ class Map:
     unit: str                            # what the values are
     sentence: np.ndarray | None = None   # (L,) of the sentence as a whole
 
-
+# %% ../../nbs/explore/69_heatmaps.ipynb #0e16b99a
 def cosine_map(
     traced,  # a Traced
     stage,   # one of its stages
@@ -274,7 +274,7 @@ def load_traced(
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
         raise InputError(f"{path}: is not a saved pass ({e}); write it again with `save_traced`") from None
 
-
+# %% ../../nbs/explore/69_heatmaps.ipynb #e12aa2d5
 def _saved(path, item, keep):
     "The saved pass of an item."
     if keep is not None and not np.all(keep):

@@ -39,7 +39,7 @@ class Opened:
     runs: list = field(default_factory=list)     # folders with a log or a table
     encoder: Any = None                          # for new queries, if there is one
 
-
+# %% ../../nbs/explore/73_page.ipynb #ae06eda2
 def open_model(
     path,  # a run, a checkpoint or a bundle
 ):         # a VideoLights or a Runtime
@@ -88,7 +88,7 @@ def progress(
     page = "ipykernel" in sys.modules
     return tqdm(steps, what, leave=False, delay=2, file=sys.stdout if page else None, disable=False if page else None)
 
-
+# %% ../../nbs/explore/73_page.ipynb #6889ab39
 class _Part(list):
     "Some items of a data set, as a data set."
     @property

@@ -120,14 +120,14 @@ def deflate(
     "Deflate a text and write it in base 85."
     return base64.b85encode(zlib.compress(text.encode(), 9)).decode().replace("<", ",")   # no "<": no tag can open
 
-
+# %% ../../nbs/explore/72_report.ipynb #a29ab7f9
 def inflate(
     deflated,  # of `deflate`
 ):             # the text
     "What the page's script does, in Python."
     return zlib.decompress(base64.b85decode(deflated.replace(",", "<"))).decode()
 
-
+# %% ../../nbs/explore/72_report.ipynb #9bd4f877
 @lru_cache(1)
 def packed_plotly():   # plotly.js of the installed version, deflated
     from plotly.offline import get_plotlyjs
@@ -176,7 +176,7 @@ def _curves(log, brief):
     named = {"metric-curves": [n for n in every if n in brief], "loss-curves": losses}
     return {key: curves_figure(log, names) for key, names in named.items() if names}
 
-
+# %% ../../nbs/explore/72_report.ipynb #0ef05bd1
 def _ranking(chosen, ranked):
     "The overlap of all queries, the examples marked; None where no overlap is known."
     places = {row["index"]: place for place, row in enumerate(ranked)}

@@ -84,7 +84,7 @@ def find_video(
     order = lambda p: (p.stem != str(vid), p.suffix not in (".mp4", ".webm"), p.name)
     return min(filter(fits, Path(folder).glob("*")), key=order, default=None)
 
-
+# %% ../../nbs/explore/68_results.ipynb #378dbf44
 def frames_at(
     path,        # a video file, or None
     times,       # list of seconds

@@ -120,7 +120,7 @@ def _kinds(figure):
     return [t.type for t in figure.data], sorted(k for k in figure.layout.to_plotly_json()
                                                  if k[1:5] == "axis"), figure.layout.template.layout.font.color
 
-
+# %% ../../nbs/explore/71_widgets.ipynb #cc5276fd
 def _update(old, new):
     "Make one part of a figure like another; plotly sends only what was not the same already."
     gone = dict.fromkeys({*old.to_plotly_json()} - {"uid"})

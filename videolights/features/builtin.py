@@ -38,7 +38,7 @@ def _foreground(
     r, g, b = np.moveaxis(np.abs(pixels - background), 2, 0)
     return np.clip((np.maximum(np.maximum(r, g), b) - low) / (high - low), 0, 1), background
 
-
+# %% ../../nbs/features/08_builtin.ipynb #0ced66b1
 def _flat(clip): return clip.reshape(len(clip), -1, 3).astype(np.float32)   # (F, pixels, 3)
 
 # %% ../../nbs/features/08_builtin.ipynb #652968f4
@@ -143,7 +143,7 @@ def _soft_bins(value, low, high, bins):
     place = np.clip((value - low) / (high - low), 0, 1) * (bins - 1)
     return np.clip(1 - np.abs(place - np.arange(bins)), 0, 1)
 
-
+# %% ../../nbs/features/08_builtin.ipynb #e7186cdd
 def _edges(grey, bins=8):
     "Histogram of edge directions over the whole picture at half size, as shares."
     gy, gx = np.gradient(grey.reshape(-1, _HEIGHT, _WIDTH)[::4, ::2, ::2].mean(0))
@@ -196,7 +196,7 @@ def _fit(clip):
 
 def _rounded(x): return x.astype(np.float16).astype(np.float32)
 
-
+# %% ../../nbs/features/08_builtin.ipynb #60eb3013
 class BuiltinEncoder:
     "Colour, outline and motion of clips; hashed words. Numpy only."
     name, video_dim, text_dim = "builtin", sum(GROUPS.values()), 64

@@ -55,7 +55,7 @@ def join_columns(
     "Columns of several arrays side by side, cut to the shortest as the field does."
     return np.concatenate([x[:min(map(len, parts))] for x in parts], 1)
 
-
+# %% ../../nbs/features/06_protocol.ipynb #f4f8b8f8
 class Joined:
     "Encoders side by side, for a contract of several sources; a file is decoded for each of them."
 
@@ -97,7 +97,7 @@ def _make(name, place, options):
     if name == "builtin": raise InputError("the encoder 'builtin' has no weights; give none")
     return resolve_name(ENCODERS[name])(weights=place, **options)
 
-
+# %% ../../nbs/features/06_protocol.ipynb #db156831
 def get_encoder(
     name: str,         # one of ENCODERS
     places: dict = {}, # {name: file, folder or hub id of its weights} where they are not in the usual place

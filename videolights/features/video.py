@@ -52,7 +52,7 @@ def _picture_stream(container):
     moving = [s for s in container.streams.video if not int(s.disposition) & attached and s.codec_context]
     return max(moving, key=lambda s: s.codec_context.width * s.codec_context.height, default=None)
 
-
+# %% ../../nbs/features/05_video.ipynb #b934db2f
 @contextmanager
 def open_video(
     path,  # a video file
@@ -95,12 +95,12 @@ def _upright(frame):
     "Height and width of a frame as displayed."
     return (frame.width, frame.height) if quarter_turns(frame) % 2 else (frame.height, frame.width)
 
-
+# %% ../../nbs/features/05_video.ipynb #bade0d61
 def _scaled(h, w, size):
     "Height and width to scale a picture to; a whole number asks for its shorter side."
     return [round(side * size / min(h, w)) for side in (h, w)] if isinstance(size, int) else size
 
-
+# %% ../../nbs/features/05_video.ipynb #552a7ab2
 def _picture(frame, reformatter, size):
     "Upright (H, W, 3) uint8."
     turns = quarter_turns(frame)
@@ -122,7 +122,7 @@ class VideoInfo:
     width: int         # pixels, as displayed
     height: int        # pixels, as displayed
 
-
+# %% ../../nbs/features/05_video.ipynb #fb4282d2
 def _stream_seconds(stream): return float(stream.duration * stream.time_base) if stream.duration else 0.0
 
 
@@ -139,7 +139,7 @@ def _first_frame(path, container, stream):
     if frame is None: raise InputError(f"{path}: holds no frames; is it cut short?")
     return frame
 
-
+# %% ../../nbs/features/05_video.ipynb #cff2c8a8
 def probe(
     path,  # a video file
 ) -> VideoInfo:
@@ -155,7 +155,7 @@ def _even(frame):
     h, w = frame.shape[:2]
     return np.ascontiguousarray(np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge"))
 
-
+# %% ../../nbs/features/05_video.ipynb #66c13e2c
 def write_video(
     path,    # .mp4 to write; appears only when complete
     frames,  # iterable of (H, W, 3) uint8, all of one size
@@ -190,7 +190,7 @@ def _spans(
         time, frame = last
         yield frame, time + (float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps)
 
-
+# %% ../../nbs/features/05_video.ipynb #17ee1387
 def _instants(end, step, at):
     "How many of the instants at·step, (1 + at)·step, ... lie before `end`."
     return max(int(np.ceil(end / step - at - 1e-6)), 0)
@@ -211,7 +211,7 @@ class _Pictures:
         if size not in self.made: self.made[size] = _picture(frame, self.reformatter, size)
         return self.made[size]
 
-
+# %% ../../nbs/features/05_video.ipynb #2a03767e
 def _check_end(path, stream, end, clip_seconds):
     "An error where the pictures stop long before the header says so."
     if not end: raise InputError(f"{path}: holds no frames; is it cut short?")
@@ -264,7 +264,7 @@ def _around(timed, time):
         before = now
     return before
 
-
+# %% ../../nbs/features/05_video.ipynb #16a2508c
 def _sought(container, stream, start, time):
     "Timed frames from a key frame on that is not after `time`."
     back = 0

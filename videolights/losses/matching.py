@@ -35,7 +35,7 @@ class Match(NamedTuple):
     slot: Tensor  # (..., B, M) index of the slot, 0 where there is no moment
     real: Tensor  # (..., B, M) bool, False on padding and where moments outnumber slots
 
-
+# %% ../../nbs/losses/35_matching.ipynb #592fda7c
 @torch.no_grad()
 def match(
     spans: Tensor,        # (..., B, Q, 2)

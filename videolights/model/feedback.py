@@ -17,7 +17,7 @@ def _between(bounds: Tensor, video_mask: Tensor) -> Tensor:
     index = torch.arange(video_mask.shape[1], device=bounds.device)
     return (index >= bounds[:, :1]) & (index <= bounds[:, 1:])
 
-
+# %% ../../nbs/model/26_feedback.ipynb #f9b9293d
 def clips_of_span(
     spans: Tensor,       # (B, 2) centre and width in [0, 1]
     video_mask: Tensor,  # (B, L) bool

@@ -70,7 +70,7 @@ def _direction(dim):
     "A learned direction."
     return nn.Parameter(torch.empty(dim).uniform_(-dim ** -0.5, dim ** -0.5))
 
-
+# %% ../../nbs/model/22_refinement.ipynb #4c49ed56
 class ReleasedRefinement(nn.Module):
     "FRA as released: cosine sentence branch, constant word branch, 1×1 mixing."
 

@@ -30,7 +30,7 @@ class Layout:
     changes: dict = field(default_factory=dict)    # fields beyond the preset, for habits of the published code
     options: dict = field(default_factory=dict)    # hyper-parameters that may have this value alone
 
-
+# %% ../../nbs/model/29_released.ipynb #5898b8f5
 def layer_names(
     theirs: str,    # where a layer lies, "transformer.encoder.layers.{}"
     ours: str,
@@ -95,7 +95,7 @@ RELEASED = Layout("released", {
 def _pattern(rule):
     return re.compile(re.escape(rule).replace(r"\{\}", r"(\d+)").replace(r"\#", r"(\d+)") + r"(?=\.|$)")
 
-
+# %% ../../nbs/model/29_released.ipynb #3af22553
 def our_name(
     name: str,                   # a published parameter
     layout: Layout = RELEASED,
@@ -135,7 +135,7 @@ def _sizes(state):
         align_dim=state["query_align.bias"].numel() if "query_align.bias" in state else 0,
         projection_layers=count("video_projection.blocks."), **{name: n for name, n in layers.items() if n})
 
-
+# %% ../../nbs/model/29_released.ipynb #07784d7c
 def published_config(
     state: dict,                 # our names, from `translate`
     options: dict = {},          # the published hyper-parameters
@@ -187,7 +187,7 @@ def _refusal(error):
     allowed = "tensors, plain containers, argparse.Namespace and torch.device"
     return f"it wants to build {blocked[1]}, and only {allowed} are allowed"
 
-
+# %% ../../nbs/model/29_released.ipynb #fc89e4cb
 def read_checkpoint(
     path,                   # a published .ckpt
 ) -> tuple[dict, dict]:     # state_dict, options
@@ -275,7 +275,7 @@ def load_published(
     model.unused, model.contract = unused, published_contract(model.config, options)
     return model
 
-
+# %% ../../nbs/model/29_released.ipynb #64142eaa
 def load_released(
     source,                        # path of a released checkpoint, or its bare state_dict
     options: dict | None = None,   # the release's hyper-parameters; a checkpoint brings its own

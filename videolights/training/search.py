@@ -171,7 +171,7 @@ def _fixed(search):
     own = {name: getattr(search, name) for name in ("space", "seeds", "startup", "warmup", "seed")}
     return dict(base={**base, "data": Path(base["data"]).name}, **own)
 
-
+# %% ../../nbs/training/50_search.ipynb #9056884b
 def _journal(path):
     "The journal without what a kill left: Optuna's lock (the folder has one of its own) and half a line."
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
