@@ -215,7 +215,7 @@ def _plain(fig):
         key = {"heatmap": "z", "scatter": "y"}.get(t.type)   # colours and curves cannot tell more
         if key:
             values = np.round(np.asarray(t[key], float), 2)
-            kept[key] = np.where(np.isnan(values), None, values).tolist()
+            kept[key] = np.where(np.isnan(values), np.array(None), values).tolist()
     return raw
 
 # %% ../../nbs/explore/73_page.ipynb #b49a09c5
