@@ -214,9 +214,8 @@ def _plain(fig):
     for t, kept in zip(fig.data, raw["data"]):
         key = {"heatmap": "z", "scatter": "y"}.get(t.type)   # colours and curves cannot tell more
         if key:
-            values = np.round(np.asarray(t[key], float), 2).astype(object)
-            values[np.isnan(values.astype(float))] = None
-            kept[key] = values.tolist()
+            values = np.round(np.asarray(t[key], float), 2)
+            kept[key] = np.where(np.isnan(values), np.array(None), values).tolist()
     return raw
 
 # %% ../../nbs/explore/73_page.ipynb #b49a09c5

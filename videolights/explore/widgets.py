@@ -459,7 +459,7 @@ class _Maps(_MapChoices):
     passes: dict
 
     def _pass(self, name, item, keep, most=2**30):
-        "A model's pass over an item, run once while `most` bytes hold the later ones too."
+        "A model's pass over an item; the oldest are dropped where all would take more than `most` bytes."
         key, data = (name, item["qid"], item["query"], tuple(keep)), self.dataset.data
         if key not in self.passes:
             self.passes[key] = trace_query(self.models[name], item, data.clip_seconds, data.protocol, keep)
