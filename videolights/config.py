@@ -287,7 +287,7 @@ class DataConfig:
         "Read a data set's YAML file; `root` comes back absolute."
         config = from_dict(cls, read_yaml(path), str(path))
         root = Path(path).parent / _expand(config.root, str(path))
-        return replace(config, root=str(root.resolve()), store=_expand(config.store, str(path)))
+        return replace(config, root=os.path.realpath(root), store=_expand(config.store, str(path)))
 
     def path(self, *parts: str) -> Path: return Path(self.root, *parts)
     def of_kind(self, kind: str) -> list[Source]: return [s for s in self.sources if s.kind == kind]
@@ -445,7 +445,7 @@ class TrainConfig:
     ema: float = in_range(0.0, 0, 0.999999)   # decay per step of the averaged weights that are kept; 0 averages nothing
     eval_every: int = in_range(1, 1, 100_000)      # epochs between evaluations
     select: str = "auto"             # metric that picks the best checkpoint; "auto" takes the protocol's own
-    patience: int = in_range(0, 0, 100_000)  # stop after this many evaluations without a better one; 0 never stops early
+    patience: int = in_range(0, 0, 100_000)  # stop after so many evaluations without a better one; 0: no stop
     nms: float = in_range(0.0, 0, 1)               # IoU above which a window is dropped at evaluation; 0 keeps all
     crop: float = in_range(0.0, 0, 1)              # chance that a training video is cut at random around its moments
     stretch: float = in_range(0.0, 0, 1)           # chance that it is played faster or slower
@@ -506,7 +506,7 @@ class Config:
     def load(cls, path: str | Path) -> Self:
         "Read a recipe (YAML) or a saved config (JSON)."
         config = from_dict(cls, read_yaml(path), str(path))
-        return replace(config, data=str((Path(path).parent / config.data).resolve())) if config.data else config
+        return replace(config, data=os.path.realpath(Path(path).parent / config.data)) if config.data else config
 
     def with_changes(self, changes: dict) -> Self:
         "A copy with dotted keys changed, such as `{'model.fusion': 'uni'}`; presets come before all else."
