@@ -130,6 +130,8 @@ def benchmark(
 ) -> list[dict]:
     "Measure a bundle in every combination."
     folder, contract, rows = Path(folder), open_bundle(folder), []
+    if (most := max(batches) * max(clips)) > 2**18:
+        raise InputError(f"{most} clips in one call are more than {2**18}; ask for a smaller --batch or fewer --clips")
     def add(measure, **how):
         for length, batch in itertools.product(clips, batches):
             rows.append({**how, "clips": length, "batch": batch, **measure(batch, length)})

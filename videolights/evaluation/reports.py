@@ -228,7 +228,8 @@ def check_metrics(
 def _tasks(predictions, ground_truth, protocol, clip_seconds=2.0):
     "Which of moments and highlights both sides speak of."
     check_clip_seconds(clip_seconds)
-    if protocol not in PROTOCOLS: raise InputError(f"protocol is {shorten(protocol)}; choose from {', '.join(PROTOCOLS)}")
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol is {shorten(protocol)}; choose from {', '.join(PROTOCOLS)}")
     def given(rows, key): return any(row.get(key) is not None for row in rows)
     labels = "label" if protocol == "tvsum" else "saliency_scores"
     needed = ("pred_relevant_windows", "relevant_windows"), ("pred_saliency_scores", labels)

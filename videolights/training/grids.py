@@ -248,7 +248,7 @@ def check_run(
     config: Config,
     metrics=(),      # that it will be asked for
 ):
-    "An error for a recipe without its data set, a split or a source that this has, or for metrics that it cannot report."
+    "An error for a recipe without its data set, for a split or source that this has not, for unknown metrics."
     if not config.data: raise InputError("names no data set; give the recipe data: DATA.yaml")
     data, train = DataConfig.load(config.data).using(config.sources), config.train
     if (split := train.eval_split) and split not in data.splits:

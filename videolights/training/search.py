@@ -76,7 +76,7 @@ class Search:
     trials: int = in_range(20, 1, 100_000)      # in all, the base recipe among them
     metric: str = ""                 # what to raise, as train.select takes it; "" leaves it to the base recipe
     seeds: list = field(default_factory=lambda: [2018])     # trained for each trial, one after the other
-    startup: int = in_range(5, 1, 100_000)      # trials before the estimator proposes, finished ones before any is stopped early
+    startup: int = in_range(5, 1, 100_000)      # trials before the estimator proposes and before any is stopped early
     warmup: int = in_range(1, 0, 100_000)       # epochs of a trial before it may be stopped
     seed: int = in_range(2018, 0, 2**32 - 1)    # of what is drawn
     change: dict = field(default_factory=dict)              # changes of the base in every trial
