@@ -57,11 +57,13 @@ def read_setting(
         raise wrong("a choice occurs twice; keep one")
     kind = {int: IntDistribution, float: FloatDistribution}.get(_KINDS.get(name))
     try: distribution = CategoricalDistribution(given) if isinstance(given, list) else kind and kind(**given)
-    except (TypeError, ValueError, OverflowError) as e: raise wrong(f"is no range ({e})") from None
+    except (ValueError, OverflowError) as e: raise wrong(f"is no range ({e})") from None
+    except TypeError as e: distribution = wrong(f"is no range ({e})")     # of values that are told better below
     for value in values:
         try: base.with_changes({name: value})
         except InputError as e: raise InputError(f"space: {str(e).removeprefix('--set ')}") from None
     if name not in _KINDS: raise wrong("is no setting; names are those that --set takes, for example train.lr")
+    if isinstance(distribution, InputError): raise distribution
     if distribution is None: raise wrong("has no range, for it is no number; list its choices")
     if isinstance(given, dict) and any(getattr(distribution, key) != value for key, value in given.items()):
         raise wrong(f"{given} is no range in steps from low to high; the nearest is {distribution}")
@@ -120,9 +122,9 @@ class Search:
 # %% ../../nbs/training/50_search.ipynb #c513ce2b
 def _check_space(search):
     "Refuse a space that makes no sense, and one without the base recipe."
-    check_run(search.recipe)
     if search.recipe.train.eval_split in ("", "test"):
         raise InputError("train.eval_split: settings are chosen on a validation split; name one")
+    check_run(search.recipe)
     distributions = search.distributions()
     try: optuna.trial.create_trial(params=search.start(), distributions=distributions, value=0.0)
     except ValueError as e:
