@@ -2,7 +2,7 @@
 
 A case spoils one thing: a value or a key in a YAML or JSON file, the bytes of a file, what lies at a path, the value of an option, or where an output goes.
 Each runs in a process of its own (forked, so that imports are paid once) on a copy of a tiny world, with limits of time and memory. Verdicts:
-ok; refused (one line that says where); problems (`data check` and what goes on past single faults); and the bad ones in BAD.
+ok; refused (one line that says where), vague (one line that does not); problems (`data check` and what goes on past single faults); the bad ones in BAD.
 """
 import argparse
 import hashlib
@@ -46,6 +46,7 @@ class Verb:
     outputs: tuple = ()      # options that name a file or folder to write
     writes: tuple = ()       # beginnings of paths outside out/ that it is asked to write
     weight: int = 4          # how often it is drawn
+    patience: int = 1        # its time limit, in those of others
 
 
 WORK = ("--workers", "--batch"), ("--device", "--weights", "--ray-address")
@@ -60,13 +61,13 @@ VERBS = {
                        WORK[1] + ("--captioner", "--matcher", "--frame", "--sources"), ("--out",), weight=3),
     "train": Verb("train recipe.yaml --out out/run", ("recipe.yaml", DATA, VAL, TRAIN, *STORE), ("--epochs", "--lr"), ("--set", "--pretrained"), ("--out",), weight=10),
     "resume": Verb("train recipe.yaml --out run --resume", ("recipe.yaml", DATA, "run/config.json"), ("--epochs", "--lr"), ("--set",), writes=("run",), weight=3),
-    "ablate": Verb("ablate grid.yaml --out out/grid", ("grid.yaml", "recipe.yaml", DATA), ("--jobs",), (), ("--out",), weight=5),
-    "tune": Verb("tune search.yaml --out out/search", ("search.yaml", "recipe.yaml", DATA), ("--trials", "--jobs"), (), ("--out",), weight=5),
+    "ablate": Verb("ablate grid.yaml --out out/grid", ("grid.yaml", "recipe.yaml", DATA), ("--jobs",), (), ("--out",), weight=5, patience=4),
+    "tune": Verb("tune search.yaml --out out/search", ("search.yaml", "recipe.yaml", DATA), ("--trials", "--jobs"), (), ("--out",), weight=5, patience=4),
     "evaluate run": Verb("evaluate run --out out/scores.json", (*RUN, DATA, VAL), (), ("--split", "--protocol"), ("--out", "--per-query"), ("run/predictions_",)),
     "evaluate bundle": Verb(f"evaluate bundle {DATA}", (*BUNDLE, DATA, VAL, *STORE), (), ("--split", "--protocol"), ("--out", "--per-query")),
     "evaluate file": Verb(f"evaluate {MOMENTS} {VAL} --slices", (MOMENTS, VAL), ("--clip-seconds",), ("--protocol",), ("--out", "--per-query"), weight=10),
     "convert": Verb(f"convert {RELEASED} --out out/converted", (RELEASED,), outputs=("--out",), weight=2),
-    "export": Verb("export run --out out/bundle", RUN[1:], ("--tolerance",), ("--split", "--precision", "--encoder", "--data"), ("--out",), weight=1),
+    "export": Verb("export run --out out/bundle", RUN[1:], ("--tolerance",), ("--split", "--precision", "--encoder", "--data"), ("--out",), weight=1, patience=4),
     "benchmark": Verb("benchmark bundle --no-torch --seconds 0.01 --batch 1 --clips 8", BUNDLE, tuple("--batch --clips --words --threads --seconds".split()),
                       ("--provider", "--precision"), ("--out",), weight=2),
     "predict": Verb(f"predict bundle {VIDEO} red --out out/a.jsonl", (*BUNDLE, VIDEO), ("--top", "--min-confidence"), ("--provider", "--precision", "--fps", "--weights", ""),
@@ -75,7 +76,7 @@ VERBS = {
     "predict folder": Verb(f"predict bundle {VIDEOS} red --out out/found.jsonl", BUNDLE, ("--top",), ("",), ("--out", "--csv", "--edl"), weight=3),
     "serve": Verb("serve bundle --port 0", BUNDLE, ("--port", "--max-mb", "--max-seconds-of-video", "--timeout", "--threads"),
                   ("--host", "--folder", "--provider", "--precision"), weight=3),
-    "report": Verb("report run --out out/report.html", ("run/config.json", "run/log.csv", DATA), (), ("--videos",), ("--out",), ("run/queries",), weight=3),
+    "report": Verb("report run --out out/report.html", ("run/config.json", "run/log.csv"), (), ("--videos",), ("--out",), ("run/queries",), weight=3),
     "explore": Verb(f"explore bundle {MOMENTS} {DATA} --html out/page.html", (*BUNDLE, MOMENTS, DATA, VAL), ("--clip-seconds",), ("--split", "--videos", "--protocol"),
                     ("--html",)),
     "demo": Verb("demo --out out/demo", outputs=("--out",), weight=0),
@@ -240,7 +241,7 @@ def spoil_place(path, case):
     path.rename(kept)
     {"missing": kept.unlink, "folder": path.mkdir, "loop": lambda: path.symlink_to(path.name), "dangling": lambda: path.symlink_to("nowhere"),
      "fifo": lambda: os.mkfifo(path), "zeros": lambda: path.symlink_to("/dev/zero"), "link": lambda: path.symlink_to(kept.name)}[case.how]()
-    return case.how != "link"
+    return case.how != "link" and path.parent.name != "store" or None     # without a store the folders are read
 
 
 def with_option(words, option, *values):
@@ -337,7 +338,7 @@ def in_child(work, folder, seconds, memory_gib=6):
     return code, out.read_text(errors="replace"), err.read_text(errors="replace")
 
 
-def judge(code, out, err, same, invalid, words):
+def judge(code, out, err, same, invalid, what):
     "The verdict about one case."
     lines = [line for line in err.split("\n") if line.startswith("videolights: error:")]
     if code is None: return "hang"
@@ -347,7 +348,7 @@ def judge(code, out, err, same, invalid, words):
     if any("error: unexpected " in line for line in lines): return "unexpected"
     if len(out + err) > 100_000 or any(len(line) > 3000 for line in lines): return "endless"
     if code and not lines: return "problems" if code == 1 else "traceback"
-    if code: return "refused"
+    if code: return "refused" if not what or what in lines[0] or Path(what).name in lines[0] or Path(what).parent.name in lines[0] else "vague"
     return "silent" if invalid else "ok"
 
 
@@ -366,23 +367,23 @@ def try_case(case, world, folder, seconds):
         import uvicorn
         uvicorn.Server.run = lambda *args, **kwargs: None     # the service says where it listens, and ends
         return run(*words)
-    code, out, err = in_child(work, folder, seconds)
+    code, out, err = in_child(work, folder, seconds * VERBS[case.verb].patience)
     after = contents(folder, VERBS[case.verb].writes)
     same = all(after.get(name) == mark for name, mark in before.items())
     changed = [name for name in before if after.get(name) != before[name]][:3]
     said = [line for line in err.strip().split("\n") if line.startswith("videolights: error:")] or (err or out).strip().split("\n")[-1:]
-    return judge(code, out, err, same, invalid, words), words, what, said[0] + (f" [changed: {', '.join(changed)}]" if changed else "")
+    return judge(code, out, err, same, invalid, what), words, what, said[0] + (f" [changed: {', '.join(changed)}]" if changed else "")
 
 
 def table(found):
     "Verdicts by verb, and by kind."
-    verdicts = ["ok", "refused", "problems", *BAD]
+    verdicts = ["ok", "refused", "vague", "problems", *BAD]
     rows = {}
     for case, verdict, *_ in found:
         for name in (case.verb, f"({case.kind})"): rows.setdefault(name, Counter())[verdict] += 1
     rows["all"] = Counter(verdict for _, verdict, *_ in found)
     lines = [["", *verdicts]] + [[name, *(str(rows[name][v] or "-") for v in verdicts)] for name in (*VERBS, *(f"({k})" for k in KINDS), "all") if name in rows]
-    return "\n".join(f"{name:17}" + "".join(f"{v:>11}" for v in counts) for name, *counts in lines)
+    return "\n".join(f"{name:17}" + "".join(f"{v:>10}" for v in counts) for name, *counts in lines)
 
 
 def fuzz(count, seed, only=None, seconds=90, show=print, keep=None):
@@ -414,7 +415,7 @@ def main():
     given_ = parser.parse_args()
 
     def show(number, verdict, case, words, what, said, seconds):
-        if not (given_.verbose or verdict in BAD): return
+        if not (given_.verbose or verdict in (*BAD, "vague")): return
         print(f"{verdict}: videolights {' '.join(words)[:200]!r}  ({case.kind} {case.how} {str(case.value)[:60]!r} in {what}; {seconds:.1f} s)\n    {said[:500]}\n"
               f"    python tests/fuzz.py --cases {given_.cases} --seed {given_.seed} --case {number} --verbose", flush=True)
     found = fuzz(given_.cases, given_.seed, given_.case, given_.seconds, show, given_.keep)

@@ -68,3 +68,16 @@ def test_windows_outside_are_counted_and_change_nothing():
     outside = [ANSWER | dict(pred_relevant_windows=[[0, 10, .9], [-3, 4, .5], [15, 40, .2]])]
     with pytest.warns(UserWarning, match="2 windows reach outside"): result = evaluate(outside, [ROW])
     assert result["brief"]["MR-full-R1@0.7"] == evaluate([ANSWER], [ROW])["brief"]["MR-full-R1@0.7"] == 100
+
+
+@pytest.mark.parametrize("line", [
+    "evaluate a b --clip-seconds 1e-6", "evaluate a b --clip-seconds nan", "explore a b --clip-seconds 0", "extract v --sources builtin --out o --batch 1000000000", "extract v --sources builtin --out o --at -1",
+    "extract v --sources builtin --out o --workers 100000", "benchmark b --threads 100000", "benchmark b --batch 1000000000", "train r.yaml --epochs 1000000000000", "ablate g.yaml --jobs 1e9", "tune s.yaml --trials 0",
+    "predict b v.mp4 q --top 1000000000", "predict b v.mp4 q --min-confidence nan", "export r --tolerance nan", "export r --tolerance -1", "toyworld t --train-videos 1000000000", "toyworld t --seed -1",
+    "explore a b --port 99999"])
+def test_numbers_of_the_command_line_have_bounds(line, capsys):
+    *_, option, value = line.split()
+    assert fuzz.run(*line.split()) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{option}: '{value}' is not a" in said

@@ -130,7 +130,7 @@ def check_range(
 ):
     "An error unless a number lies between two, both included."
     if isinstance(value, (int, float)) and low <= value <= high: return
-    raise InputError(f"{name} is {shorten(value)}; give a number from {low} to {high}")
+    raise InputError(f"{name} is {shorten(value)}; it must be at least {low} and at most {high}")
 
 # %% ../nbs/core/01_config.ipynb #d2977b1d
 def check_fields(
