@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..config import Config, InputError, ModelConfig
-from ..files import atomic_path, read_json, restore_interrupted, write_json
+from ..files import atomic_path, read_json, repair, write_json
 from ..model.videolights import VideoLights, load
 
 # %% ../../nbs/training/47_checkpoints.ipynb #bc927727
@@ -88,7 +88,7 @@ def check_folder(
     resume: bool,
 ) -> bool:             # whether there is something to resume
     "Refuse a run folder that does not fit the recipe."
-    for name in ("last", "best"): restore_interrupted(out / name)
+    for name in ("last", "best"): repair(out / name)
     path = out / "config.json"
     if path.exists():
         if not resume:
