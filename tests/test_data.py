@@ -227,7 +227,7 @@ def test_a_store_that_does_not_fit_is_refused(small):
         assert any("another feature contract" in str(p) for p in check(other, progress=False))
     index = json.loads((store / "index.json").read_text())
     (store / "index.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(InputError, match="a store of version 99, not 1; run `videolights data pack` again"): FeatureStore.open(small)
+    with pytest.raises(InputError, match="a store of version 99, not 1 or 2; run `videolights data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index)[:100])
     with pytest.raises(InputError, match="index.json: not valid JSON.*data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index))

@@ -28,14 +28,14 @@ from tqdm.auto import tqdm
 from ..config import Config, DataConfig, InputError, TrainConfig
 from ..data.augmentation import Augmented
 from ..data.batches import Batch, LengthBatches, collate
-from ..data.store import Dataset
+from ..data.store import Dataset, check_contract, cut_notes, say_once
 from ..evaluation.predictions import foreground, on_whole_clips, to_prediction_row, windows_from_spans
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import write_csv, write_json, write_jsonl
 from ..losses.objective import Objective
 from ..model.videolights import VideoLights, load
-from .checkpoints import (check_folder, restore_training, save_checkpoint, start_line, start_model,
-                                              training_tensors)
+from .checkpoints import (
+    check_folder, differences, restore_training, save_checkpoint, start_line, start_model, training_tensors)
 
 # %% ../../nbs/training/48_loop.ipynb #5e640df9
 def _deal(
@@ -72,6 +72,7 @@ def open_split(
 ) -> Dataset | ShuffledText:
     "A split as a run sees it."
     dataset = Dataset(config.data, split, domain=config.train.domain, sources=config.sources)
+    for note in cut_notes(dataset): say_once(note)
     return ShuffledText(dataset, config.train.seed) if config.train.shuffle_text else dataset
 
 # %% ../../nbs/training/48_loop.ipynb #fd04b35d
@@ -95,6 +96,9 @@ def predict(
     nms: float = 0.0,     # IoU above which a window is dropped; 0 keeps all
 ) -> list[dict]:          # one row per item, in order
     "Predictions of a whole split, in evaluation mode."
+    if model.contract:
+        read = getattr(dataset, "data", data)
+        check_contract(model.contract, read, read.name)
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     order, rows = np.argsort([-row["duration"] for row in dataset.annotations], kind="stable"), {}
@@ -197,7 +201,7 @@ class Run:
 
     def _build_model(self):
         t = self.config.train
-        self.model, self.started = start_model(self.config.model, t.start)
+        self.model, self.started = start_model(self.config.model, t.start, self.data)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
         trainee = Trainee(self.model, Objective(self.config.loss))
         self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
@@ -237,8 +241,13 @@ def save_last(run: Run):
 
 
 def resume_run(run: Run):
-    "Take up what `save_last` saved."
-    run.model.load_state_dict(load(run.out / "last").state_dict())
+    "Take up what `save_last` saved, if the features are what they were."
+    last = load(run.out / "last")
+    check_contract(last.contract, run.data, run.out / "last")
+    if last.contract:
+        for key, how in differences(last.contract, run.data.contract()).items():
+            raise InputError(f"{run.out / 'last'}: its data had another {key} ({how}); bring it back, or start a new run")
+    run.model.load_state_dict(last.state_dict())
     vars(run).update(restore_training(run.out / "last", run.optimizer, run.average))
 
 # %% ../../nbs/training/48_loop.ipynb #fa36ff54
