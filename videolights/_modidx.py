@@ -298,6 +298,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'videolights.data.store.pad': ('data/store.html#pad', 'videolights/data/store.py'),
                                         'videolights.data.store.read_source': ('data/store.html#read_source', 'videolights/data/store.py'),
                                         'videolights.data.store.say_once': ('data/store.html#say_once', 'videolights/data/store.py'),
+                                        'videolights.data.store.source_names': ( 'data/store.html#source_names',
+                                                                                 'videolights/data/store.py'),
                                         'videolights.data.store.widen': ('data/store.html#widen', 'videolights/data/store.py')},
             'videolights.data.toyworld': { 'videolights.data.toyworld.Event': ('data/toyworld.html#event', 'videolights/data/toyworld.py'),
                                            'videolights.data.toyworld.Script': ( 'data/toyworld.html#script',

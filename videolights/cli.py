@@ -511,12 +511,13 @@ def predict_run(
     shuffled=False,  # deal the queries to the wrong videos
 ) -> Answers:
     "Predict a split with a run's best checkpoint."
-    from videolights.data.store import check_contract
+    from videolights.data.store import check_contract, source_names
     from videolights.training.loop import open_split, predict
-    config = Config.load(Path(run) / "config.json")
+    config, model = Config.load(Path(run) / "config.json"), vl.load(run)
+    config = replace(config, sources=source_names(model.contract))
     split = split or config.train.eval_split
     dataset = open_split(config.with_changes({"train.shuffle_text": True}) if shuffled else config, split)
-    check_contract((model := vl.load(run)).contract, dataset.data, config.data)
+    check_contract(model.contract, dataset.data, config.data)
     predictions = predict(model, dataset, dataset.data, nms=config.train.nms)
     return _answers(predictions, dataset, split)
 
@@ -672,7 +673,7 @@ def validation_split(
     split="",           # of the data set; "" takes val, or the one the run was evaluated on
 ):                      # a Dataset
     "The split that precisions are scored on."
-    from videolights.data.store import check_contract, dataset_for
+    from videolights.data.store import dataset_for
     contract = _contract_of(source)
     if data: return dataset_for(contract, data, split or "val")
     path = Path(source, "config.json")
@@ -680,9 +681,7 @@ def validation_split(
     except InputError:
         raise InputError(f"{path}: names no data set, and precisions are scored on one; "
                          "name it with --data DATA.yaml") from None
-    dataset = vl.Dataset(config.data, split or config.train.eval_split, sources=config.sources)
-    check_contract(contract, dataset.data, config.data)
-    return dataset
+    return dataset_for(contract, config.data, split or config.train.eval_split)
 
 
 def _contract_of(source):

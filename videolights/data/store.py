@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STORE_VERSION', 'l2_normalize', 'pad', 'read_source', 'Features', 'FolderFeatures', 'fingerprint', 'counted',
            'say_once', 'mark_files', 'changed_files', 'check_sources', 'check_store_folder', 'check_store', 'pack',
-           'widen', 'FeatureStore', 'open_features', 'Dataset', 'cut_notes', 'check_contract', 'dataset_for', 'Problem',
-           'check']
+           'widen', 'FeatureStore', 'open_features', 'Dataset', 'cut_notes', 'check_contract', 'source_names',
+           'dataset_for', 'Problem', 'check']
 
 # %% ../../nbs/data/11_store.ipynb #c24c8dd9
 import hashlib
@@ -217,8 +217,9 @@ def changed_files(
 ) -> list[str]:           # paths
     "Feature files that are gone or no longer what they were."
     timeless = {"mtime_ns": None} if hashed else {}
-    paths = {os.path.join(data.root, s.folder, name): mark for s in data.sources for name, mark in marks[s.name].items()}
-    return [path for path, mark in paths.items() if not is_marked(path, {**mark, **timeless})]
+    files = ((os.path.join(data.root, s.folder, name), mark)
+             for s in data.sources for name, mark in marks[s.name].items())
+    return [path for path, mark in files if not is_marked(path, {**mark, **timeless})]
 
 # %% ../../nbs/data/11_store.ipynb #58740fae
 def check_sources(
@@ -294,14 +295,14 @@ def pack(
     progress: bool = True,          # count on standard error
 ) -> Path:                          # folder of the store
     "Pack the folders into a store that training reads fast."
-    given, data = data, _config(data)
-    check_store(data, *[given] * (given is not data))
+    described, data = [] if isinstance(data, DataConfig) else [data], _config(data)
+    check_store(data, *described)
     rows, features, store, marks = _all_rows(data), FolderFeatures(data), data.path(data.store), {}
     with atomic_path(store) as folder:
         folder.mkdir()
-        index = dict(version=STORE_VERSION, fingerprint=fingerprint(data), contract=data.contract(),
-                     video=_pack_kind(folder, features, "video", _one_per_video(rows), progress, marks),
-                     text=_pack_kind(folder, features, "text", rows, progress, marks))
+        index: dict = dict(version=STORE_VERSION, fingerprint=fingerprint(data), contract=data.contract(),
+                           video=_pack_kind(folder, features, "video", _one_per_video(rows), progress, marks),
+                           text=_pack_kind(folder, features, "text", rows, progress, marks))
         index["bytes"] = {s.name: (folder / f"{s.name}.npy").stat().st_size for s in data.sources}
         long = (row for row in rows if index["text"][str(row["qid"])][1] == data.max_words)      # or longer
         index["cut"] = {str(row["qid"]): n for row in long if (n := features.words(row)) > data.max_words}
@@ -493,14 +494,21 @@ def check_contract(
         say_once(f"{where}: queries are cut to {data.max_words} words, in training to {model['max_words']}")
 
 
+def source_names(
+    model: dict | None,   # the feature contract of a model
+) -> list[str]:           # none where it does not say
+    "The sources that a model reads."
+    return [s["name"] for s in (model or {}).get("sources", [])]
+
+
 def dataset_for(
     model: dict | None,         # the feature contract of a model
     data: DataConfig | str | Path,
     split: str,
+    domain: str = "",
 ) -> Dataset:
     "A split for a model: those of the data set's sources that its contract names, if they are what it was trained on."
-    names = [s["name"] for s in (model or {}).get("sources", [])]
-    dataset = Dataset(data, split, sources=names)
+    dataset = Dataset(data, split, domain=domain, sources=source_names(model))
     check_contract(model, dataset.data, dataset.data.name if isinstance(data, DataConfig) else data)
     return dataset
 

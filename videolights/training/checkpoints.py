@@ -114,7 +114,7 @@ def differences(
     def facts(contract):
         names = ", ".join(s["name"] for s in contract.get("sources", []))
         known = {"at": 0.5, **contract, "sources": names}
-        return {k: known.get(k) for k in ("sources", "video_dim", "text_dim", "clip_seconds", "at", "max_words", "protocol")}
+        return {k: known.get(k) for k in "sources video_dim text_dim clip_seconds at max_words protocol".split()}
     old, new = facts(before), facts(now)
     return {key: f"{old[key]} before, now {new[key]}" for key in new if old[key] != new[key]}
 

@@ -246,7 +246,7 @@ def resume_run(run: Run):
     check_contract(last.contract, run.data, run.out / "last")
     if last.contract:
         for key, how in differences(last.contract, run.data.contract()).items():
-            raise InputError(f"{run.out / 'last'}: its data had another {key} ({how}); bring it back, or start a new run")
+            raise InputError(f"{run.out / 'last'}: the data have another {key} ({how}); bring it back or start a new run")
     run.model.load_state_dict(last.state_dict())
     vars(run).update(restore_training(run.out / "last", run.optimizer, run.average))
 
