@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ..config import Config, DataConfig, InputError, ModelConfig
-from ..data.store import check_contract
+from ..data.store import check_contract, source_names
 from ..files import atomic_path, read_json, repair, write_json
 from ..model.videolights import VideoLights, load
 
@@ -110,13 +110,13 @@ def differences(
     before: dict,      # a feature contract
     now: dict,         # another
 ) -> dict[str, str]:   # what differs -> how
-    "What two feature contracts say otherwise, beside the names of their data sets."
+    "What two feature contracts say otherwise, beside the names of their data sets; only what both say."
     def facts(contract):
-        names = ", ".join(s["name"] for s in contract.get("sources", []))
-        known = {"at": 0.5, **contract, "sources": names}
+        known = {"at": 0.5, **contract, "sources": ", ".join(source_names(contract)) or None}
         return {k: known.get(k) for k in "sources video_dim text_dim clip_seconds at max_words protocol".split()}
     old, new = facts(before), facts(now)
-    return {key: f"{old[key]} before, now {new[key]}" for key in new if old[key] != new[key]}
+    changed = (k for k in old if old[k] != new[k] and None not in (old[k], new[k]))
+    return {k: f"{old[k]} before, now {new[k]}" for k in changed}
 
 # %% ../../nbs/training/47_checkpoints.ipynb #f3860e57
 def start_model(
