@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from ..config import Config, DataConfig, InputError, TrainConfig
 from ..data.augmentation import Augmented
 from ..data.batches import Batch, LengthBatches, collate
-from ..data.store import Dataset, check_contract, cut_notes, say_once
+from ..data.store import Dataset, check_contract, cut_notes
 from ..evaluation.predictions import foreground, on_whole_clips, to_prediction_row, windows_from_spans
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import write_csv, write_json, write_jsonl
@@ -59,6 +59,7 @@ class ShuffledText(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.data, self.annotations = dataset, dataset.data, dataset.annotations
+        self.split, self.features = dataset.split, dataset.features
         self.deal = _deal(np.array([row["vid"] for row in self.annotations]), np.random.default_rng(seed))
 
     def __len__(self) -> int: return len(self.dataset)
@@ -72,7 +73,6 @@ def open_split(
 ) -> Dataset | ShuffledText:
     "A split as a run sees it."
     dataset = Dataset(config.data, split, domain=config.train.domain, sources=config.sources)
-    for note in cut_notes(dataset): say_once(note)
     return ShuffledText(dataset, config.train.seed) if config.train.shuffle_text else dataset
 
 # %% ../../nbs/training/48_loop.ipynb #fd04b35d
@@ -191,6 +191,9 @@ class Run:
         t, accelerator = self.config.train, self.accelerator
         self.train_set = Augmented(open_split(self.config, t.train_split), t.crop, t.stretch, t.seed)
         self.eval_set = open_split(self.config, t.eval_split) if t.eval_split else None
+        if accelerator.is_main_process:
+            notes = [note for split in (self.train_set.dataset, self.eval_set) if split for note in cut_notes(split)]
+            for note in dict.fromkeys(notes): print(note, file=sys.stderr)
         seconds = [row["duration"] for row in self.train_set.annotations]
         longest = min(math.ceil(max(seconds) / self.data.clip_seconds), self.data.max_clips)
         self.contract = {**self.data.contract(), "train_clips": longest}
