@@ -34,8 +34,9 @@ from ..evaluation.reports import HEADLINES, evaluate
 from ..files import write_csv, write_json, write_jsonl
 from ..losses.objective import Objective
 from ..model.videolights import VideoLights, load
-from .checkpoints import (
-    check_folder, differences, restore_training, save_checkpoint, start_line, start_model, training_tensors)
+from videolights.training.checkpoints import (
+    check_folder, contract_differences, restore_training, save_checkpoint, start_line, start_model,
+    training_tensors)
 
 # %% ../../nbs/training/48_loop.ipynb #5e640df9
 def _deal(
@@ -248,8 +249,8 @@ def resume_run(run: Run):
     last = load(run.out / "last")
     check_contract(last.contract, run.data, run.out / "last")
     if last.contract:
-        for key, how in differences(last.contract, run.data.contract()).items():
-            raise InputError(f"{run.out / 'last'}: the data have another {key} ({how}); bring it back or start a new run")
+        for key, how in contract_differences(last.contract, run.data.contract()).items():
+            raise InputError(f"{run.out / 'last'}: the data have another {key} ({how}); bring it back, or start anew")
     run.model.load_state_dict(last.state_dict())
     vars(run).update(restore_training(run.out / "last", run.optimizer, run.average))
 
