@@ -269,9 +269,6 @@ def check_store(
         if within(path, os.path.abspath) or within(path, os.path.realpath):
             raise InputError(f"{store}: the store would replace {path}; name another folder as {data.name}'s `store`")
     check_store_folder(store)
-    for s in data.sources:
-        if leads_outside(s.name) or "/" in s.name:
-            raise InputError(f"source '{s.name}': names no file of the store; give it a plain name")
 
 # %% ../../nbs/data/11_store.ipynb #13f6b9f6
 def _pack_kind(folder, features, kind, rows, show, marks):
