@@ -173,10 +173,12 @@ def data_check(
     examples:
       videolights data check recipes/data/qvhighlights.yaml
     """
-    from videolights.data.store import check
+    from videolights.data.store import check, cut_notes
     found = DataConfig.load(data)
     problems = check(found)
     for problem in problems: print(f"{problem.item}: {problem.message}")
+    for split in found.splits if not problems else ():
+        for note in cut_notes(vl.Dataset(found, split)): print(f"note: {note}")
     said = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
     print(f"{data}: {said} in {', '.join(found.splits)}")
     return 1 if problems else 0
@@ -193,7 +195,7 @@ def data_pack(
       videolights data pack recipes/data/qvhighlights.yaml
     """
     from videolights.data.store import pack
-    store = Path(pack(DataConfig.load(data)))
+    store = Path(pack(data))
     print(f"packed into {store} ({size_mib(store):.1f} MiB)")
 
 
@@ -525,11 +527,14 @@ def predict_run(
     shuffled=False,  # deal the queries to the wrong videos
 ) -> Answers:
     "Predict a split with a run's best checkpoint."
+    from videolights.data.store import check_contract, source_names
     from videolights.training.loop import open_split, predict
-    config = Config.load(Path(run) / "config.json")
+    config, model = Config.load(Path(run) / "config.json"), vl.load(run)
+    config = replace(config, sources=source_names(model.contract))
     split = split or config.train.eval_split
     dataset = open_split(config.with_changes({"train.shuffle_text": True}) if shuffled else config, split)
-    predictions = predict(vl.load(run), dataset, dataset.data, nms=config.train.nms)
+    check_contract(model.contract, dataset.data, config.data)
+    predictions = predict(model, dataset, dataset.data, nms=config.train.nms)
     return _answers(predictions, dataset, split)
 
 
@@ -547,7 +552,9 @@ def predict_bundle(
     if not data:
         raise InputError(f"{bundle}: to score a bundle, name the data set too, "
                          "for example recipes/data/qvhighlights.yaml")
-    runtime, dataset = vl.Runtime.load(bundle), vl.Dataset(data, split or "val")
+    from videolights.data.store import dataset_for
+    runtime = vl.Runtime.load(bundle)
+    dataset = dataset_for(runtime.contract, data, split or "val")
     return _answers(runtime.predict_dataset(dataset), dataset, dataset.split)
 
 # %% ../nbs/90_cli.ipynb #0b75ba88
@@ -683,13 +690,22 @@ def validation_split(
     split="",           # of the data set; "" takes val, or the one the run was evaluated on
 ):                      # a Dataset
     "The split that precisions are scored on."
-    if data: return vl.Dataset(data, split or "val")
+    from videolights.data.store import dataset_for
+    contract = _contract_of(source)
+    if data: return dataset_for(contract, data, split or "val")
     path = Path(source, "config.json")
     try: config = Config.load(path)
     except InputError:
         raise InputError(f"{path}: names no data set, and precisions are scored on one; "
                          "name it with --data DATA.yaml") from None
-    return vl.Dataset(config.data, split or config.train.eval_split, sources=config.sources)
+    return dataset_for(contract, config.data, split or config.train.eval_split)
+
+
+def _contract_of(source):
+    "The feature contract of a run or a checkpoint, where it has one."
+    from videolights.files import read_json
+    found = [path for path in (Path(source, "best/contract.json"), Path(source, "contract.json")) if path.exists()]
+    return read_json(found[0]) if found else None
 
 # %% ../nbs/90_cli.ipynb #7cfe4fef
 def metrics_of(run):

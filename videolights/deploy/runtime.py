@@ -17,7 +17,7 @@ import numpy as np
 
 from .bundle import CONTRACT, INPUTS, MODEL, PRECISIONS, answer_key, open_bundle, sources_of
 from ..config import InputError
-from ..data.store import l2_normalize, pad
+from ..data.store import check_contract, l2_normalize, pad
 from .exported import open_encoder
 from ..features.protocol import FeatureEncoder, encode_file, join_columns
 from ..evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
@@ -261,6 +261,7 @@ def predict_dataset(
     **options,    # options of `predict_batch`
 ) -> list[dict]:  # one row per item, in order, in the format that evaluators read
     "Predictions of a split."
+    if data := getattr(dataset, "data", None): check_contract(self.contract, data, data.name)
     items = [dataset[i] for i in range(len(dataset))]
     order = sorted(range(len(items)), key=lambda i: len(items[i]["video"]))
     videos, texts = ([items[i][key] for i in order] for key in ("video", "text"))
