@@ -48,9 +48,15 @@ def _box(head):
 def _element(head):
     "Bytes of an element of Matroska; one of unknown length, as live recordings have them, is entered."
     name = 9 - head[0].bit_length()
-    width = 9 - (head[name:] or b"\0")[0].bit_length()
+    width = 9 - head[name].bit_length()
     size, unknown = int.from_bytes(head[name:name + width], "big"), (1 << 7 * width) - 1
-    return name + width + (size & unknown if size & unknown != unknown else 0)
+    return head[0] and name + width + (size & unknown if size & unknown != unknown else 0)
+
+
+def _pack(head):
+    "Bytes of a pack's head or a packet of an MPEG program stream."
+    if head[:4] == b"\0\0\1\xba": return 14 + (head[13] & 7) if head[4] >> 6 == 1 else 12
+    return 6 + int.from_bytes(head[4:6], "big") if head[:3] == b"\0\0\1" and head[3] > 0xba else 0
 
 
 def _chunk(head): return 8 + int.from_bytes(head[4:8], "little") if head[:4] == b"RIFF" else 0    # of AVI
@@ -62,7 +68,7 @@ def _reaches_out(part, file, size):
     at, length = 0, 1
     while at < size and length > 0:
         file.seek(at)
-        at += (length := part(file.read(32)))
+        at += (length := part(file.read(32).ljust(32, b"\0")))
     return at > size + 8
 
 
@@ -85,7 +91,8 @@ FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,ogg,asf,mxf,nut,ivf,dv
 # MP4 and QuickTime, from byte 4
 _BOXES = b"ftyp moov mdat free skip wide pnot uuid pict junk styp moof".split()
 _STARTS = {b"\x1a\x45\xdf\xa3": partial(_reaches_out, _element), b"RIFF": partial(_reaches_out, _chunk),
-           b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": partial(_reaches_out, _object), b"OggS": _lacks_page, b"GIF8": _lacks_end}
+           b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": partial(_reaches_out, _object), b"OggS": _lacks_page, b"GIF8": _lacks_end,
+           b"\0\0\1\xba": partial(_reaches_out, _pack)}
 # Flash, MPEG and H.26x, MXF, DV, NUT, IVF, YUV4MPEG
 _STARTS |= dict.fromkeys([b"FLV\1", b"\0\0\1", b"\0\0\0\1", b"\6\x0e\x2b\x34", b"\x1f\7\0", b"nut/", b"DKIF", b"YUV4"], _unknown)
 
@@ -157,8 +164,10 @@ def open_video(
             if stream is None: raise _Unfit("holds no moving pictures; give a video file")
             width, height = stream.codec_context.width, stream.codec_context.height
             if width * height > max_pixels:
-                raise _Unfit(f"its pictures have {width} x {height} pixels, {max_pixels} are read; make them smaller")
-            stream.thread_type = "NONE" if width * height < 320 * 240 else "AUTO"   # threads cost small pictures more
+                raise _Unfit(f"its pictures are {width} x {height}, "
+                             f"up to {max_pixels / 1e6:.1f} million pixels are read; scale it down")
+            # threads cost small pictures more than they save; threads for frames hold a large one each
+            stream.thread_type = ("NONE", "AUTO", "SLICE")[sum(width * height >= n for n in (320 * 240, 4096 * 2304))]
             stream.codec_context.options = dict(max_pixels=str(max_pixels))         # the size may change on the way
             yield container, stream
     except _Unfit as e: raise InputError(f"{path}: {e}") from None
@@ -228,7 +237,7 @@ class _Pass:
     def __init__(self, container, stream):
         self.container, self.stream, self.fps = container, stream, frame_rate(stream)
         self.spans, self.cut = {}, {}     # {stream: its first and last second}, {stream: whether its last packet is cut}
-        self.count = self.whole = 0       # packets of pictures; pictures since the last damaged one
+        self.count, self.whole = 0, 16    # packets of pictures; pictures since the last damaged one
         self.start = None                 # seconds of the first picture, where there are time stamps
 
     def packets(self):
@@ -308,7 +317,7 @@ def write_video(
 def _spans(
     timed,  # pairs of (seconds, frame)
     fps,    # how long the last frame stays, if it does not say
-):          # yields (frame, seconds where it begins, where it ends)
+):          # yields (frame, the second where it begins, where it ends)
     "How long each frame is on screen."
     last = None
     for now in timed:
@@ -340,16 +349,20 @@ class _Pictures:
         return self.made[size]
 
 # %% ../../nbs/features/05_video.ipynb #2a03767e
+WEEK_S = 7 * 24 * 3600     # a time stamp out of its place could make a video endless
+
+
 def _check_end(path, reading, end, longest):
     "An error where pictures are missing at the end; a line where there are more than the header says."
     if not end: raise _Unfit("holds no frames; is it cut short?")
     if reading.whole < 16: raise _Unfit(f"cannot be decoded to its end (a picture is damaged); {_AGAIN}")
-    (first, last), stream, slack = reading.span(), reading.stream, max(1, 2 / reading.fps, longest)
+    (first, last), stream, slack = reading.span(), reading.stream, max(1, longest)
     seen = end if reading.start is None else reading.start + end - first    # from the first packet on
     header, found, reached = float(stream.duration * stream.time_base) if stream.duration else 0., seen, seen
     if not header:                                                          # that of the file, sound and all
         starts, ends = zip(*reading.spans.values(), (first, first + seen))
         header, found, reached = (reading.container.duration or 0) / 1e6, max(ends) - min(starts), max(ends)
+        if reading.count == 1: slack = WEEK_S                               # one picture may stay as long as it likes
     missing = max(header - max(found, reached), last - first - seen)
     if missing > slack:
         raise _Unfit(f"ends after {end:.1f} of {end + missing:.1f} s; it is cut short, download it again")
@@ -357,9 +370,6 @@ def _check_end(path, reading, end, longest):
         print(f"{path}: its header says {header:.1f} s, its pictures last {end:.1f} s; these count", file=sys.stderr)
 
 # %% ../../nbs/features/05_video.ipynb #cc60c727
-WEEK_S = 7 * 24 * 3600     # a time stamp out of its place could make a video endless
-
-
 def read_views(
     path,                # a video file
     clip_seconds,        # length of a clip in seconds
@@ -373,11 +383,11 @@ def read_views(
         raise InputError(f"at is {at}; give a share of a clip, 0 for its start and 0.5 for its middle, below 1")
     with open_video(path) as (container, stream):
         pictures, frame, reading = _Pictures(), None, _Pass(container, stream)
-        clip, clips, end, longest = [[] for _ in views], 0, 0.0, 0.0
+        clip, clips, end, longest, last = [[] for _ in views], 0, 0.0, 0.0, 0.0
         timed = _timed(reading.frames(reading.packets()), reading.fps)
         for frame, begin, end in _spans(timed, reading.fps):
             if end > max_seconds: raise _Unfit(f"is longer than {max_seconds:g} s; give a part of it")
-            longest = max(longest, end - begin)
+            longest, last = max(longest, begin - last), begin
             while True:
                 for shown, (count, size) in zip(clip, views):
                     new = min(_instants(end, clip_seconds / count, at) - clips * count, count) - len(shown)
