@@ -1575,6 +1575,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'videolights/features/video.py'),
                                             'videolights.features.video._spans': ( 'features/video.html#_spans',
                                                                                    'videolights/features/video.py'),
+                                            'videolights.features.video._tag': ( 'features/video.html#_tag',
+                                                                                 'videolights/features/video.py'),
                                             'videolights.features.video._tail': ( 'features/video.html#_tail',
                                                                                   'videolights/features/video.py'),
                                             'videolights.features.video._timed': ( 'features/video.html#_timed',

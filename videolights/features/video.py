@@ -61,6 +61,8 @@ def _pack(head):
 
 def _chunk(head): return 8 + int.from_bytes(head[4:8], "little") if head[:4] == b"RIFF" else 0    # of AVI
 def _object(head): return int.from_bytes(head[16:24], "little")                                   # of ASF
+def _tag(head):                                                                                   # of Flash
+    return 13 if head[:3] == b"FLV" else 15 + int.from_bytes(head[1:4], "big") if head[0] in (8, 9, 18) else 0
 
 # %% ../../nbs/features/05_video.ipynb #ae218112
 def _reaches_out(part, file, size):
@@ -92,9 +94,9 @@ _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,ogg,asf,mxf,nut,ivf,d
 _BOXES = b"ftyp moov mdat free skip wide pnot uuid pict junk styp moof".split()
 _STARTS = {b"\x1a\x45\xdf\xa3": partial(_reaches_out, _element), b"RIFF": partial(_reaches_out, _chunk),
            b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": partial(_reaches_out, _object),
-           b"\0\0\1\xba": partial(_reaches_out, _pack), b"OggS": _lacks_page, b"GIF8": _lacks_end}
-# Flash, MPEG and H.26x, MXF, DV, NUT, IVF, YUV4MPEG
-_STARTS |= dict.fromkeys([b"FLV\1", b"\0\0\1", b"\0\0\0\1", b"\6\x0e\x2b\x34", b"\x1f\7\0", b"nut/", b"DKIF", b"YUV4"],
+           b"\0\0\1\xba": partial(_reaches_out, _pack), b"FLV\1": partial(_reaches_out, _tag), b"OggS": _lacks_page, b"GIF8": _lacks_end}
+# MPEG and H.26x, MXF, DV, NUT, IVF, YUV4MPEG
+_STARTS |= dict.fromkeys([b"\0\0\1", b"\0\0\0\1", b"\6\x0e\x2b\x34", b"\x1f\7\0", b"nut/", b"DKIF", b"YUV4"],
                          _unknown)
 
 
