@@ -168,7 +168,7 @@ def drop_stale(
     folder: Path,      # that paths are relative to
     rows: list[dict],  # in it
 ) -> list[Pair]:       # that rows answered which are removed
-    "Remove the answers about videos that have changed since; those of the version before have no marks and are trusted."
+    "Remove the answers about videos that have changed since; where there are no marks, answers are trusted."
     marks = {row["video"]: row["mark"] for row in read_answers(marks_file(out))}
     videos = [video for video in dict.fromkeys(pair.video for pair in answered(rows)) if Path(folder, video).exists()]
     if unknown := [video for video in videos if video not in marks]:

@@ -94,7 +94,8 @@ _FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,mpegvideo,m4v,ogg,asf,mxf,nut,ivf,d
 _BOXES = b"ftyp moov mdat free skip wide pnot uuid pict junk styp moof".split()
 _STARTS = {b"\x1a\x45\xdf\xa3": partial(_reaches_out, _element), b"RIFF": partial(_reaches_out, _chunk),
            b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": partial(_reaches_out, _object),
-           b"\0\0\1\xba": partial(_reaches_out, _pack), b"FLV\1": partial(_reaches_out, _tag), b"OggS": _lacks_page, b"GIF8": _lacks_end}
+           b"\0\0\1\xba": partial(_reaches_out, _pack), b"FLV\1": partial(_reaches_out, _tag),
+           b"OggS": _lacks_page, b"GIF8": _lacks_end}
 # MPEG and H.26x, MXF, DV, NUT, IVF, YUV4MPEG
 _STARTS |= dict.fromkeys([b"\0\0\1", b"\0\0\0\1", b"\6\x0e\x2b\x34", b"\x1f\7\0", b"nut/", b"DKIF", b"YUV4"],
                          _unknown)
@@ -144,7 +145,7 @@ def _check_file(path):
     "An error where a file is no container or lacks its end."
     with open(path, "rb") as file:
         kind, size = _kind(file.read(1024)), path.stat().st_size
-        if not kind: raise _Unfit("cannot be decoded as a video (no container of pictures); convert it to MP4 or MKV")
+        if not kind: raise _Unfit(f"cannot be decoded as a video (no container of pictures); {_AGAIN}")
         if kind(file, size): raise _Unfit(f"cannot be decoded as a video (its end is missing); {_AGAIN}")
 
 # %% ../../nbs/features/05_video.ipynb #a9537c73
