@@ -709,10 +709,9 @@ def _say_bundle(folder, parity, missing):
         print(f"training: {len(training['vocabulary'])} words of {training['queries']} queries, "
               f"features of {training['videos']} videos")
     if found := parity.get("calibration"):
-        error = ", ".join(f"{part['after']['ece']:.3f} {name}" + f" (before {part['before']['ece']:.3f})" *
-                          (found["temperature"] != 1) for name, part in
-                          (("on held-out videos", found["held_out"]), ("on all", found["all"])))
-        print(f"calibration error at temperature {found['temperature']:g}: {error}")
+        before, after = (found["all"][when] for when in ("before", "after"))
+        print(f"confidence: {after['confidence']:.2f} where {after['correct']:.2f} are correct, calibration error "
+              f"{after['ece']:.3f} (at temperature {found['temperature']:g}; {before['ece']:.3f} as trained)")
 
 # %% ../nbs/90_cli.ipynb #7cfe4fef
 def metrics_of(run):

@@ -46,10 +46,11 @@ def calibration_error(
 def with_temperature(
     confidence,   # (Q,) in [0, 1]
     temperature,  # above 0
-):                # (Q,) confidence when the logits are divided by it
+    offset=0.0,   # added afterwards
+):                # (Q,) confidence when the logits are divided by the one and the other is added
     "Confidence at another temperature."
     p = np.clip(confidence, 1e-6, 1 - 1e-6)
-    return 1 / (1 + np.exp(-np.log(p / (1 - p)) / temperature))
+    return 1 / (1 + np.exp(-np.log(p / (1 - p)) / temperature - offset))
 
 
 def log_loss(
@@ -61,17 +62,27 @@ def log_loss(
     return float(-np.mean(np.log(np.where(correct, p, 1 - p))))
 
 # %% ../../nbs/evaluation/46_confidence.ipynb #36ba230f
-def fit_temperature(
-    confidence,  # (Q,)
-    correct,     # (Q,) bool
-):               # between 0.05 and 20
-    "The temperature with the least log loss."
-    loss = lambda x: log_loss(with_temperature(confidence, np.exp(x)), correct)
-    low, high, ratio = np.log(.05), np.log(20), (5 ** .5 - 1) / 2
+def _least(loss, low, high):
+    "Where a function with one valley is least, by golden section."
+    ratio = (5 ** .5 - 1) / 2
     while high - low > 1e-4:
         a, b = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, b) if loss(a) < loss(b) else (a, high)
-    return float(np.exp((low + high) / 2))
+    return (low + high) / 2
+
+
+def fit_temperature(
+    confidence,         # (Q,)
+    correct,            # (Q,) bool
+    with_offset=False,  # fit an offset as well
+) -> tuple[float, float]:   # temperature between 0.05 and 20, offset
+    "Temperature and offset with the least log loss."
+    def offset(t):
+        if not with_offset: return 0.0
+        return _least(lambda b: log_loss(with_temperature(confidence, t, b), correct), -10, 10)
+    def loss(x): return log_loss(with_temperature(confidence, np.exp(x), offset(np.exp(x))), correct)
+    t = float(np.exp(_least(loss, np.log(.05), np.log(20))))
+    return round(t, 4), round(offset(t), 4)
 
 # %% ../../nbs/evaluation/46_confidence.ipynb #dae2d0da
 def fitting_half(
