@@ -4,8 +4,8 @@
 
 `toyworld` draws its videos and trains as `videolights demo` does; `charades_clip` trains recipes/charades_clip.yaml where the data set lies at
 VIDEOLIGHTS_REALDATA, and is passed over where it does not. The best checkpoint of each run, weights that only training uses included, is kept in
---checkpoints (runs/shipped), and `--reuse` exports it again without training: a new version of the format changes no answer. Nothing that is shipped is
-touched before its successor is complete. Trained weights differ from one make of processor to the next, so the metrics are printed beside those shipped.
+--checkpoints (runs/shipped), and `--reuse` exports it again without training: a new version of the format changes no answer. Where no checkpoint is kept,
+`--reuse` completes the bundle that is shipped, as `videolights export BUNDLE --data DATA.yaml` does. Nothing that is shipped is touched before its successor is complete. Trained weights differ from one make of processor to the next, so the metrics are printed beside those shipped.
 """
 import argparse
 import os
@@ -27,7 +27,7 @@ def arguments(words=None):
     parser.add_argument("--precision", nargs="+", default=[], choices=["fp16", "int8"], help="further precisions; none are shipped")
     parser.add_argument("--epochs", type=int, help="fewer than the recipe's, to try the way")
     parser.add_argument("--videos", type=int, nargs=2, metavar=("TRAIN", "VAL"), default=(120, 40), help="of the toy world")
-    parser.add_argument("--reuse", action="store_true", help="export the checkpoints that are kept, without training")
+    parser.add_argument("--reuse", action="store_true", help="export the checkpoints that are kept, or complete the bundles, without training")
     asked = parser.parse_args(words)
     asked.checkpoints = asked.checkpoints or (ROOT / "runs" / "shipped" if asked.out == ROOT / "exported" else asked.out / "checkpoints")
     return asked
@@ -68,26 +68,29 @@ def trained(config, work, asked):
 
 
 def rebuild(name, work, asked):
-    "One bundle: train or reuse, export, put both in place."
+    "One bundle: train or reuse, export, complete, put it and its checkpoint in place."
     from videolights.config import DataConfig
     from videolights.data.store import Dataset
+    from videolights.deploy.calibration import complete_bundle
     from videolights.deploy.export import export_onnx
     from videolights.deploy.precision import add_precisions
     from videolights.files import atomic_path, read_json
     from videolights.model.videolights import load
-    bundle, kept = asked.out / name, asked.checkpoints / name
-    if asked.reuse and not kept.is_dir(): raise SystemExit(f"{kept}: no such checkpoint to reuse; leave --reuse out, and it is trained")
-    config = None if asked.reuse and not asked.precision else BUNDLES[name](work, asked)
-    if config is None and (asked.precision or not asked.reuse): return print(f"{name}: passed over, its data set is not at {os.environ['VIDEOLIGHTS_REALDATA']}")
-    best = kept if asked.reuse else trained(config, work, asked)
-    metrics = read_json(best / "metrics.json")
+    bundle, kept, draft = asked.out / name, asked.checkpoints / name, work / "draft" / name
     shipped = read_json(bundle / "contract.json")["metrics"] if (bundle / "contract.json").exists() else {}
-    export_onnx(load(best), work / "draft" / name, metrics=metrics)
-    if asked.precision: add_precisions(work / "draft" / name, asked.precision, Dataset(DataConfig.load(config.data), config.train.eval_split))
-    for source, target in ((best, kept), (work / "draft" / name, bundle)):
+    if asked.reuse and not (shipped or kept.is_dir()): raise SystemExit(f"{kept}: no such checkpoint to reuse; leave --reuse out, and it is trained")
+    config = BUNDLES[name](work, asked)
+    if config is None: return print(f"{name}: passed over, its data set is not at {os.environ['VIDEOLIGHTS_REALDATA']}")
+    data, best = DataConfig.load(config.data), kept if asked.reuse else trained(config, work, asked)
+    training, validation = (Dataset(data, split) for split in (config.train.train_split, config.train.eval_split))
+    if best.is_dir(): export_onnx(load(best), draft, metrics=read_json(best / "metrics.json"))
+    complete_bundle(draft if best.is_dir() else bundle, draft, training, validation)
+    if asked.precision: add_precisions(draft, asked.precision, validation)
+    for source, target in ((best, kept), (draft, bundle)):
         if source == target: continue
-        with atomic_path(target) as draft: shutil.copytree(source, draft)
-    print(f"\n{bundle}: made; its checkpoint is {kept}\n" + "\n".join(f"  {key:<24}{value!s:>8}   before {shipped.get(key)!s:>8}" for key, value in metrics.items()))
+        with atomic_path(target) as copy: shutil.copytree(source, copy)
+    print(f"\n{bundle}: made; its checkpoint is {kept}" if best.is_dir() else f"\n{bundle}: completed")
+    for key, value in read_json(bundle / "contract.json")["metrics"].items(): print(f"  {key:<24}{value!s:>8}   before {shipped.get(key)!s:>8}")
 
 
 def main(words=None):

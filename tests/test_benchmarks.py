@@ -41,7 +41,7 @@ def test_the_toy_worlds_bundle_can_be_made_anew(tmp_path):
     assert not any(path.name.startswith(".") for path in tmp_path.rglob("*"))
     videos, texts = np.ones((9, 96), np.float32), np.ones((3, 64), np.float32)
     before = Runtime.load(tmp_path / "toyworld", "cpu", 1).predict(videos, texts)
-    rebuild("--only", "toyworld", "--reuse", "--out", tmp_path)                           # the same weights exported again give the same answers
+    rebuild("--only", "toyworld", "--reuse", "--videos", 3, 2, "--out", tmp_path)                           # the same weights exported again give the same answers
     again = Runtime.load(tmp_path / "toyworld", "cpu", 1).predict(videos, texts)
     np.testing.assert_array_equal(again.saliency, before.saliency)
 

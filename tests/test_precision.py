@@ -10,7 +10,8 @@ import pytest
 import videolights.deploy.precision as precision
 from conftest import ROOT
 from tiny_bundle import tiny_bundle
-from videolights.deploy.bundle import PRECISIONS, open_bundle
+from videolights.deploy.bundle import PRECISIONS, open_bundle, seal
+from videolights.deploy.calibration import set_temperature
 from videolights.cli import main
 from videolights.config import DataConfig, InputError
 from videolights.data.store import Dataset
@@ -96,3 +97,23 @@ def test_the_shipped_bundle_reaches_its_metrics(tmp_path):
 def test_the_bundle_of_real_data_reaches_its_metrics(realdata, monkeypatch):
     monkeypatch.setenv("VIDEOLIGHTS_REALDATA", str(realdata))
     reaches_its_metrics(ROOT / "exported/charades_clip", DataConfig.load(ROOT / "recipes/data/charades_clip.yaml"))
+
+
+def test_half_precision_reads_what_it_can_hold(bundle):
+    for name, most in (("fp16", 1e5), ("fp32", 1e16)):
+        runtime = Runtime.load(bundle, "cpu", 1, precision=name)
+        with pytest.raises(InputError, match="video features: holds values up to 1e.(05|16), the graph reads up to"): runtime.predict(np.ones((5, 96)) * most, np.ones((3, 64)))
+        with pytest.raises(InputError, match="text features: holds values up to"): runtime.predict(np.ones((5, 96)), np.ones((3, 64)) * -most)
+
+
+def test_precisions_are_made_from_the_calibrated_graph(tmp_path, validation):
+    copy = shutil.copytree(ROOT / "exported/toyworld", tmp_path / "toy")
+    set_temperature(copy / PRECISIONS["fp32"], 2.0, -1.0)
+    seal(copy, {**json.loads((copy / "contract.json").read_text())})
+    precision.add_precisions(copy, ["fp16", "int8"], validation, tolerance=100)
+    video, text = validation[0]["video"], validation[0]["text"]
+    full, half, eighth = (Runtime.load(copy, "cpu", 1, precision=name).predict(video, text).windows[0, 2] for name in PRECISIONS)
+    before = Runtime.load(ROOT / "exported/toyworld", "cpu", 1).predict(video, text).windows[0, 2]
+    assert abs(full - half) < .02
+    assert abs(full - eighth) < .1
+    assert abs(full - before) > .1

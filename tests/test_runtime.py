@@ -5,17 +5,22 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from tiny_bundle import tiny_bundle
-from videolights.config import InputError
+from conftest import ROOT
+from videolights.config import DataConfig, InputError
 from videolights.data.batches import append_tef
-from videolights.data.store import l2_normalize
+from videolights.data.store import Dataset, l2_normalize
+from videolights.data.toyworld import make_toyworld
 from videolights.features.protocol import encode_file, get_encoder
 from videolights.evaluation.predictions import foreground, windows_from_spans
+from videolights.deploy.bundle import BUNDLE, CONTRACT, MODEL, TRAINING, open_bundle, seal
 from videolights.deploy.runtime import Runtime
 from videolights.features.video import write_video
+from videolights.files import read_json
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +142,7 @@ def test_windows_cover_any_length_alike_for_one_or_many(runtime):
 
 def test_the_contract_says_where_windows_begin(copy, runtime):
     video, text = long_pair(97)
-    edit(copy, train_clips=40)
+    seal(copy, {**open_bundle(copy), "train_clips": 40})
     cut, asked = Runtime.load(copy, "cpu", 1).predict(video, text), runtime.predict(video, text, window=40)
     assert np.allclose(cut.saliency, asked.saliency, atol=1e-6)
     assert not np.allclose(cut.saliency, runtime.predict(video, text).saliency, atol=1e-3)
@@ -182,7 +187,10 @@ CLIPS, WORDS = np.ones((4, 96)), np.ones((2, 64))
     (np.ones((4, 95)), WORDS, "95 columns, the contract says 96 .builtin 96."), (CLIPS, np.ones((2, 300)), "300 columns"),
     (np.ones((0, 96)), WORDS, "no rows"), (CLIPS, np.ones((0, 64)), "no rows"), (np.ones(96), WORDS, "shape"),
     (CLIPS * np.nan, WORDS, "NaN"), (CLIPS, WORDS * np.inf, "infinite"), (CLIPS, np.ones((33, 64)), "33 words"),
-    (np.array([["a"]]), WORDS, "numbers"), ([[1], [2, 3]], WORDS, "rows differ")])
+    (np.array([["a"]]), WORDS, "numbers"), ([[1], [2, 3]], WORDS, "rows differ"),
+    (CLIPS * 1e300, WORDS, "up to 1e.300"), (CLIPS, WORDS * np.float32(1e30), "up to 1e.30"), (CLIPS * np.longdouble("1e4000"), WORDS, "video features: holds"),
+    (CLIPS.astype(object), WORDS, "object"), (CLIPS * 1j, WORDS, "complex"), (CLIPS > 0, WORDS, "bool"), (torch.ones(4, 96, dtype=torch.bfloat16), WORDS, "no array"),
+    (np.ma.masked_array(CLIPS, CLIPS > 0), WORDS, "masked"), (CLIPS.astype("datetime64[s]"), WORDS, "datetime64"), (None, WORDS, "object")])
 def test_bad_features_are_one_line(runtime, video, text, message):
     with pytest.raises(InputError, match=message) as e: runtime.predict(video, text)
     assert "\n" not in str(e.value)
@@ -237,3 +245,123 @@ def test_providers_tell_the_truth(bundle, runtime, capfd):
 def test_a_missing_onnxruntime_is_told(bundle, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(InputError, match=r'pip install "videolights\[runtime\]"'): Runtime.load(bundle)
+
+
+OPTIONS = [(name, value) for name, values in dict(
+    identities=[[], [{}], [{}] * 3, ["a", "b"], [{"title": "x"}, {}]], durations_s=[[], [4], [4, 4, 4], [4, -1], [4, 0], [4, np.nan], [np.inf, 4], [4, None], [4, "4"]],
+    nms_threshold=[-.1, 1.1, 5, np.nan, "0.5", None], batch_size=[0, -1, 1.5, None, True], window=[-1, 1, 2.5, np.nan, "20"]).items() for value in values]
+
+
+@pytest.mark.parametrize("name, value", OPTIONS, ids=str)
+def test_options_that_would_lose_or_spoil_answers_are_refused(runtime, name, value):
+    with pytest.raises(InputError, match=name) as e: runtime.predict_batch([CLIPS, CLIPS], [WORDS, WORDS], **{name: value})
+    assert "\n" not in str(e.value)
+
+
+def test_a_graph_that_answers_nan_is_told(copy):
+    graph = onnx.load(copy / MODEL)
+    weights = next(x for x in graph.graph.initializer if x.name.endswith("heads.label.bias"))
+    weights.CopyFrom(onnx.numpy_helper.from_array(np.full(weights.dims, np.nan, np.float32), weights.name))
+    onnx.save(graph, copy / MODEL)
+    seal(copy, read_json(copy / CONTRACT))
+    with pytest.raises(InputError, match="the graph answers NaN"): Runtime.load(copy, "cpu", 1).predict(CLIPS, WORDS)
+
+
+SHIPPED = ROOT / "exported" / "toyworld"
+
+
+@pytest.fixture
+def shipped(tmp_path): return shutil.copytree(SHIPPED, tmp_path / "toyworld")
+
+
+def another(value):
+    "A value of the same kind, if that is possible."
+    if isinstance(value, dict): return value | {"a": 1}
+    if isinstance(value, list): return [*value, value[0]]
+    return f"{value}x" if isinstance(value, str) else value + 1
+
+
+@pytest.mark.parametrize("key", [*open_bundle(SHIPPED), "at", "anything"])
+def test_every_key_of_the_contract_is_held_by_the_graph(shipped, key):
+    contract = open_bundle(shipped)
+    edit(shipped, **{key: another(contract.get(key, 0))})
+    with pytest.raises(InputError): Runtime.load(shipped)
+    if key not in ("at", "anything", *BUNDLE.keys):
+        (shipped / CONTRACT).write_text(json.dumps({k: v for k, v in contract.items() if k != key}))
+        with pytest.raises(InputError): Runtime.load(shipped)
+
+
+def test_a_file_that_is_loaded_cannot_be_dropped_added_or_exchanged(shipped):
+    contract = open_bundle(shipped)
+    edit(shipped, files={name: digest for name, digest in contract["files"].items() if name != TRAINING})
+    with pytest.raises(InputError, match="does not belong to model.onnx"): Runtime.load(shipped)
+    edit(shipped, files=contract["files"])
+    (shipped / "model.int8.onnx").write_bytes((shipped / MODEL).read_bytes())           # not listed, so not opened
+    with pytest.raises(InputError, match="has no precision 'int8'"): Runtime.load(shipped, precision="int8")
+    (shipped / TRAINING).write_text("{}")
+    with pytest.raises(InputError, match="training.json: is cut short or altered"): Runtime.load(shipped)
+    with pytest.raises(InputError, match="training.json: is cut short or altered"): BUNDLE.read(shipped, contract, TRAINING)   # after the folder was opened
+    (shipped / TRAINING).unlink()
+    (shipped / TRAINING).symlink_to(ROOT / "README.md")
+    with pytest.raises(InputError, match="training.json: is cut short or altered"): Runtime.load(shipped)
+
+
+@pytest.mark.parametrize("place", ["beside", "in the working folder"])
+def test_a_graph_with_weights_in_another_file_is_refused(copy, tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    onnx.save(onnx.load(copy / MODEL), copy / MODEL, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    if place != "beside": shutil.move(copy / "weights.bin", tmp_path / "weights.bin")
+    contract = read_json(copy / CONTRACT)
+    BUNDLE.seal(copy, contract)
+    with pytest.raises(InputError, match="model.onnx: keeps weights in another file"): Runtime.load(copy)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory): return DataConfig.load(make_toyworld(tmp_path_factory.mktemp("toy"), train_videos=1, val_videos=6, progress=False))
+
+
+@pytest.fixture(scope="module")
+def trained(): return Runtime.load(SHIPPED, "cpu", 1)
+
+
+def test_what_a_model_cannot_know_is_said(trained, toy):
+    dataset = Dataset(toy, "val")
+    assert not [row for row in trained.predict_dataset(dataset) if "warnings" in row]
+    video, query = toy.path("videos", f"{dataset.annotations[0]['vid']}.mp4"), dataset.annotations[0]["query"]
+    known, dog, long = trained.predict_video(video, [query, "a dog jumps into the lake", " ".join([query] * 20)])
+    assert known.warnings == []
+    assert dog.warnings == ["unknown words: dog, jumps, lake"]
+    assert long.warnings == [f"the query has {20 * len(query.split())} words, the model reads the first 32"]
+    assert dog.to_dict()["warnings"] == dog.warnings
+    with pytest.warns(UserWarning, match="40 words, the model reads the first 32"): assert len(trained.prepare_text(dict(builtin_text=np.ones((40, 64))))) == 32
+
+
+@pytest.mark.parametrize("draw", [lambda rng: rng.standard_normal((30, 96)), lambda rng: rng.random((30, 96)), lambda rng: np.eye(96)[:30]], ids=["noise", "uniform", "one column"])
+def test_features_unlike_those_of_training_are_said(trained, toy, draw):
+    text, video = Dataset(toy, "val")[0]["text"], l2_normalize(draw(np.random.default_rng(0)))
+    assert trained.predict(video, text).warnings == ["features far from the training data (100% of clips in builtin)"]
+    quiet = Runtime(trained.session, trained.contract)
+    np.testing.assert_array_equal(quiet.predict(video, text).windows, trained.predict(video, text).windows)     # numbers do not change
+
+
+@pytest.mark.parametrize("name", ["toyworld", "charades_clip"])
+def test_shipped_bundles_tell_how_far_their_confidence_can_be_trusted(name):
+    found = json.loads((ROOT / "exported" / name / "parity.json").read_text())["calibration"]
+    assert found["held_out"]["after"]["ece"] <= found["held_out"]["before"]["ece"]
+    assert sum(b["queries"] for b in found["curve"]) == found["all"]["after"]["queries"]
+    assert found["fitted"]["after"]["queries"] + found["held_out"]["after"]["queries"] == found["all"]["after"]["queries"]
+    assert "## Confidence" in (ROOT / "exported" / name / "README.md").read_text()
+    weights = {x.name: onnx.numpy_helper.to_array(x) for x in onnx.load(ROOT / "exported" / name / MODEL).graph.initializer}
+    assert np.isclose(weights["temperature"], found["temperature"])
+
+
+def test_the_temperature_is_in_the_graph():
+    "Confidence is the logits' softmax at that temperature; windows and their order are what they were."
+    bundle = Runtime.load(ROOT / "exported" / "charades_clip", "cpu", 1)
+    found = json.loads((ROOT / "exported" / "charades_clip" / "parity.json").read_text())["calibration"]
+    rng = np.random.default_rng(3)
+    inputs = dict(video=rng.random((1, 20, 512), np.float32), video_mask=np.ones((1, 20), bool), text=rng.random((1, 5, 812), np.float32), text_mask=np.ones((1, 5), bool))
+    logits, scores = bundle.session.run(["logits", "scores"], inputs)
+    z = logits[0, :, 0] - logits[0, :, 1]
+    assert np.allclose(scores[0], 1 / (1 + np.exp(-z / found["temperature"] - found["offset"])), atol=1e-5)
+    assert (np.argsort(-scores[0], kind="stable") == np.argsort(-z, kind="stable")).all()

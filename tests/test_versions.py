@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from videolights.cli import main
 from videolights.config import Config, DataConfig, InputError
 from videolights.data.store import Dataset, FeatureStore
 from videolights.deploy.bundle import BUNDLE, BUNDLE_VERSION, CONTRACT, open_bundle
@@ -31,17 +32,21 @@ def before(tmp_path):
     return shutil.copytree(BEFORE, tmp_path / "before")
 
 
-@pytest.fixture(scope="module")
-def answers(): return read_json(BEFORE / "bundle_v1.json")
+@pytest.fixture(scope="module", params=[1, 2])
+def version(request): return request.param
 
 
 @pytest.fixture(scope="module")
-def runtime(): return Runtime.load(BEFORE / "bundle_v1", providers="cpu", threads=1)
+def answers(version): return read_json(BEFORE / f"bundle_v{version}.json")
+
+
+@pytest.fixture(scope="module")
+def runtime(version): return Runtime.load(BEFORE / f"bundle_v{version}", providers="cpu", threads=1)
 
 
 @pytest.fixture(scope="module")
 def pairs(answers):
-    "The inputs that were asked about, drawn as `make_bundle_v1.py` draws them."
+    "The inputs that were asked about, drawn as `make_bundle_v1.py` and `make_bundle_v2.py` draw them."
     rng, found = np.random.default_rng(answers["seed"]), []
     for case in answers["answers"]:
         pair = [rng.standard_normal(shape).astype(np.float32) for shape in ((case["clips"], 96), (case["words"], 64))]
@@ -57,21 +62,21 @@ def agree(prediction, case):
 
 
 def test_artefacts_are_what_they_claim_to_be():
-    assert read_json(BEFORE / "bundle_v1" / CONTRACT)["bundle_version"] == 1
+    for version in (1, 2): assert read_json(BEFORE / f"bundle_v{version}" / CONTRACT)["bundle_version"] == version
     assert sum(path.stat().st_size for path in BEFORE.rglob("*") if path.is_file()) < 300_000
 
 
-def test_a_version_1_bundle_answers_as_it_did(runtime, pairs, answers):
+def test_an_earlier_bundle_answers_as_it_did(runtime, pairs, answers):
     for (video, text), case in zip(pairs, answers["answers"]): agree(runtime.predict(video, text, whole_clips=False), case)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
-def test_a_version_1_bundle_answers_batches(runtime, pairs, answers, batch_size):
+def test_an_earlier_bundle_answers_batches(runtime, pairs, answers, batch_size):
     videos, texts = zip(*pairs)
     for prediction, case in zip(runtime.predict_batch(videos, texts, whole_clips=False, batch_size=batch_size), answers["answers"]): agree(prediction, case)
 
 
-def test_a_version_1_bundle_answers_many_queries_about_one_video(runtime, pairs, answers):
+def test_an_earlier_bundle_answers_many_queries_about_one_video(runtime, pairs, answers):
     video, texts = pairs[1][0], [text for _, text in pairs]
     together = runtime.predict(video, texts, whole_clips=False, batch_size=2)
     agree(together[1], answers["answers"][1])
@@ -80,7 +85,7 @@ def test_a_version_1_bundle_answers_many_queries_about_one_video(runtime, pairs,
         agree(prediction, dict(clips=len(video), windows=alone.windows, saliency=alone.saliency))
 
 
-def test_a_version_1_bundle_scores_a_data_set(runtime, pairs):
+def test_an_earlier_bundle_scores_a_data_set(runtime, pairs):
     items = [dict(video=v, text=t, qid=i, query="?", vid=f"v{i}") for i, (v, t) in enumerate(pairs)]
     truth = [dict(qid=i, query="?", vid=f"v{i}", duration=2 * len(v), relevant_windows=[[0, 2]], relevant_clip_ids=[0], saliency_scores=[[3, 3, 3]])
              for i, (v, _) in enumerate(pairs)]
@@ -89,29 +94,37 @@ def test_a_version_1_bundle_scores_a_data_set(runtime, pairs):
     assert evaluate(rows, truth, protocol=runtime.contract["protocol"], clip_seconds=2)["brief"]
 
 
-def test_a_version_1_bundle_reads_videos(runtime, tmp_path):
+def test_an_earlier_bundle_reads_videos(runtime, tmp_path):
     video = write_video(tmp_path / "v.mp4", np.random.default_rng(0).integers(0, 255, (40, 48, 64, 3)).astype(np.uint8), 10)
     first, second = runtime.predict_video(video, ["a red circle", "it turns"])
     assert first.windows.shape == (3, 3)
     assert second.query == "it turns"
 
 
-def test_what_version_1_does_not_hold_is_refused_when_asked_for(runtime, pairs):
+def test_what_version_1_does_not_hold_is_refused_when_asked_for(runtime, pairs, version):
+    if version > 1: pytest.skip("from version 2 on graphs hold their stages")
     with pytest.raises(InputError, match="model.onnx: names no stages.*version 1.*export the run again"): runtime.trace(*pairs[1])
 
 
-@pytest.mark.parametrize("version, says", [(0, "bundle_version is 0, this package reads 1 and 2"), (-1, "bundle_version is -1"), ("2", "has no bundle_version"),
+def test_an_earlier_bundle_is_completed(runtime, pairs, answers, version, tmp_path):
+    "`videolights export BUNDLE` without a data set: the same answers from a bundle of this version."
+    assert main(["export", str(BEFORE / f"bundle_v{version}"), "--out", str(tmp_path / "new")]) == 0
+    assert open_bundle(tmp_path / "new")["bundle_version"] == BUNDLE_VERSION
+    for (video, text), case in zip(pairs, answers["answers"]): agree(Runtime.load(tmp_path / "new", "cpu", 1).predict(video, text, whole_clips=False), case)
+
+
+@pytest.mark.parametrize("other, says", [(0, "bundle_version is 0, this package reads 1 and 2 and 3"), (-1, "bundle_version is -1"), ("2", "has no bundle_version"),
                                            (BUNDLE_VERSION + 1, "upgrade videolights")])
-def test_other_versions_of_a_bundle_are_refused_by_number(before, version, says):
+def test_other_versions_of_a_bundle_are_refused_by_number(before, other, says):
     path = before / "bundle_v1" / CONTRACT
-    path.write_text(json.dumps({**read_json(path), "bundle_version": version}))
+    path.write_text(json.dumps({**read_json(path), "bundle_version": other}))
     with pytest.raises(InputError, match=says) as e: Runtime.load(before / "bundle_v1")
     assert "\n" not in str(e.value)
 
 
 def test_this_version_and_the_one_before_are_read():
-    for kind in (BUNDLE, ENCODER_BUNDLE): assert set(kind.readable) == {max(kind.readable) - 1, max(kind.readable)} - {0}
-    assert open_bundle(ROOT / "exported" / "toyworld")["bundle_version"] in BUNDLE.readable
+    for kind in (BUNDLE, ENCODER_BUNDLE): assert {max(kind.readable) - 1, max(kind.readable)} - {0} <= set(kind.readable)
+    assert open_bundle(ROOT / "exported" / "toyworld")["bundle_version"] == BUNDLE_VERSION
 
 
 def test_a_store_of_0_1_holds_the_same_numbers():

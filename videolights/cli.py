@@ -8,8 +8,8 @@ __all__ = ['EXTRAS', 'app', 'Count', 'Counts', 'Few', 'Fews', 'Batch', 'Whole', 
            'document', 'data_check', 'data_pack', 'size_mib', 'toyworld_command', 'parse_weights', 'WorkOptions',
            'extract_command', 'synthesize_command', 'parse_changes', 'train_command', 'ablate_command', 'tune_command',
            'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored', 'evaluate_command',
-           'convert_command', 'export_command', 'validation_split', 'metrics_of', 'benchmark_command', 'BundleOptions',
-           'clock', 'answer_table', 'CutOptions', 'predict_command', 'serve_command', 'report_command',
+           'convert_command', 'export_command', 'validation_split', 'training_split', 'metrics_of', 'benchmark_command',
+           'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command', 'serve_command', 'report_command',
            'explore_command', 'demo_config', 'DemoSteps', 'demo_folder', 'demo_command', 'farewell', 'named_paths',
            'leads_to', 'protect_inputs', 'main', 'resume_command']
 
@@ -638,16 +638,16 @@ def convert_command(
 # %% ../nbs/90_cli.ipynb #c39b088f
 @verb("export", "Models")
 def export_command(
-    source: str,  # a run or checkpoint folder; or a CLIP, as a folder or by its name on the hub
+    source: str,  # a run or checkpoint folder; a bundle, also of the version before; or a CLIP, a folder or on the hub
     /, *,
     out: File = None,  # folder to write (default: exported/<name of the run>)
     precision: tuple[Literal["fp16", "int8"], ...] = (),  # also write these; refused where metrics fall
     tolerance: Points = 1.0,  # points that no headline metric may lose to a precision
-    data: File = None,  # data set to score on (default: the run's own)
+    data: File = None,  # data set to measure words, features, confidence and precisions on (default: the run's own)
     split: str = "",  # its split (default: the one the run was evaluated on, else val)
     encoder: File = None,  # encoder bundle to pack in
 ):
-    """Export a run's best checkpoint to an ONNX bundle; or a CLIP, to an encoder bundle that goes with it.
+    """Export a run's best checkpoint to an ONNX bundle; complete a bundle; or export a CLIP as an encoder bundle.
 
     examples:
       videolights export runs/qvhighlights --out exported/qvhighlights
@@ -656,17 +656,19 @@ def export_command(
       videolights export openai/clip-vit-base-patch32 --out exported/clip
       # then `predict` reads video files without PyTorch
       videolights export runs/mine --encoder exported/clip
+      # an earlier bundle, with what its data set tells
+      videolights export old/qvhighlights --data recipes/data/qvhighlights.yaml --out exported/qvhighlights
     """
     from videolights.deploy.exported import is_encoder
-    from videolights.files import read_json
     folder = out or Path("exported", Path(source).resolve().name)
     if is_encoder(source): return _export_weights(source, folder)
-    dataset = validation_split(source, data, split) if precision or data else None   # before a minute of tracing
-    vl.export_onnx(vl.load(source), folder, metrics=metrics_of(source), encoder=encoder)
-    parity = read_json(folder / "parity.json")
-    print(f"bundle: {folder} ({size_mib(folder):.1f} MiB)\n"
-          f"parity: within {parity['worst']:.1e} of PyTorch over {len(parity['cases'])} shapes and paddings")
-    if dataset: _add_precisions(folder, precision, dataset, tolerance)
+    splits, missing = _splits_at_hand(source, data, split, needed=bool(precision or data))  # before a minute of tracing
+    if not (bundle := Path(source, "contract.json").exists()):
+        vl.export_onnx(vl.load(source), folder, metrics=metrics_of(source), encoder=encoder)
+    from videolights.deploy.calibration import complete_bundle
+    parity = complete_bundle(source if bundle else folder, folder, *splits, encoder=encoder if bundle else None)
+    _say_bundle(folder, parity, missing)
+    if precision: _add_precisions(folder, precision, splits[1], tolerance)
 
 # %% ../nbs/90_cli.ipynb #c33cf38a
 def _export_weights(source, folder):
@@ -706,6 +708,43 @@ def _contract_of(source):
     from videolights.files import read_json
     found = [path for path in (Path(source, "best/contract.json"), Path(source, "contract.json")) if path.exists()]
     return read_json(found[0]) if found else None
+
+# %% ../nbs/90_cli.ipynb #d7d02b41
+def training_split(
+    source,      # a run, a checkpoint or a bundle
+    validation,  # a Dataset
+):               # a Dataset, or None
+    "The split that a model was trained on, of the data set that it is scored on."
+    whole, name = validation.features.data, "train"
+    if Path(source, "log.csv").exists(): name = Config.load(Path(source, "config.json")).train.train_split
+    sources = [s.name for s in validation.data.sources]
+    return vl.Dataset(whole, name, validation.features, sources=sources) if name in whole.splits else None
+
+# %% ../nbs/90_cli.ipynb #58704388
+def _splits_at_hand(source, data, split, needed):
+    "Training and validation split, and where they are not at hand and nobody asked for them the reason."
+    try: validation = validation_split(source, data, split)
+    except InputError as e:
+        if needed: raise
+        return (None, None), e
+    return (training_split(source, validation), validation), ""
+
+
+def _say_bundle(folder, parity, missing):
+    "What an export made."
+    from videolights.files import read_json
+    print(f"bundle: {folder} ({size_mib(folder):.1f} MiB)")
+    if parity["worst"] is not None:
+        print(f"parity: within {parity['worst']:.1e} of PyTorch over {len(parity['cases'])} shapes and paddings")
+    if missing: print(f"left out: words, range of features and calibration; {missing}")
+    if (folder / "training.json").exists():
+        training = read_json(folder / "training.json")
+        print(f"training: {len(training['vocabulary'])} words of {training['queries']} queries, "
+              f"features of {training['videos']} videos")
+    if found := parity.get("calibration"):
+        before, after = (found["all"][when] for when in ("before", "after"))
+        print(f"confidence: {after['confidence']:.2f} where {after['correct']:.2f} are correct, calibration error "
+              f"{after['ece']:.3f} (at temperature {found['temperature']:g}; {before['ece']:.3f} as trained)")
 
 # %% ../nbs/90_cli.ipynb #7cfe4fef
 def metrics_of(run):
@@ -847,6 +886,7 @@ def _predict_one(runtime, source, queries, top=5, as_json=False, out=None):
     predictions = runtime.predict_video(source, [pair.query for pair in find_pairs(source, queries)[1]])
     for found in predictions:
         print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else answer_table(found, top))
+        for said in found.warnings: print(f'warning: "{found.query}": {said}', file=sys.stderr)
     rows = [{"video": str(source), **found.to_dict()} for found in predictions]
     if out: write_jsonl(out, rows)
     return rows
@@ -863,6 +903,8 @@ def _predict_many(runtime, source, queries, out, precision):
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
     if tally.failed: print(f"videos that failed: {tally.failed}, see {out}.failures.jsonl")
     rows = [row for row in read_answers(out) if Pair(row["video"], row["query"], row.get("qid")) in wanted]
+    if warned := sum("warnings" in row for row in rows):
+        print(f"warning: {warned} of these answers carry warnings, such as unknown words; see {out}", file=sys.stderr)
     return [{**row, "video": str(folder / row["video"])} for row in rows], tally.failed
 
 # %% ../nbs/90_cli.ipynb #4c9546ee

@@ -10,7 +10,6 @@ __all__ = ['OUTPUTS', 'COMPARED', 'PARITY_SHAPES', 'PADDINGS', 'PARITY_TOLERANCE
 import copy
 import math
 import operator
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .bundle import BUNDLE, CONFIG, ENCODER, FEATURES, INPUTS, MODEL, PARITY, README
-from .bundle import fill_page, graph_metadata, seal
+from .bundle import BUNDLE, CONFIG, FEATURES, INPUTS, MODEL, PARITY
+from .bundle import graph_metadata, seal, write_readme
 from ..config import InputError
-from ..files import atomic_path, write_json, write_text
+from ..files import atomic_path, write_json
 from ..data.batches import append_tef
-from .exported import ExportedEncoder, open_encoder
+from .exported import pack_encoder
 from ..model.attention import watch_attention
 from ..model.videolights import Stage, VideoLights
 from ..spans import span_to_window
@@ -185,23 +184,13 @@ def export_onnx(
     details = dict(opset=OPSET, versions=versions("torch", "onnx"), metrics=metrics or {})
     with atomic_path(folder) as draft:
         draft.mkdir()
-        if encoder: contract = _pack_encoder(encoder, draft, contract)
+        if encoder: contract = pack_encoder(encoder, draft, contract)
         trace_onnx(graph, contract | details, draft / MODEL)
-        parity = _parity(graph, draft / MODEL, folder, check)
-        write_json(draft / PARITY, parity)
+        write_json(draft / PARITY, _parity(graph, draft / MODEL, folder, check))
         write_json(draft / CONFIG, asdict(config))
-        write_text(draft / README, fill_page("bundle_readme.md.jinja", name=folder.name, contract=contract,
-                                          slots=config.slots, parity=parity, metrics=metrics))
+        write_readme(draft, folder.name, contract | details)
         seal(draft, contract, **details)
     return folder
-
-# %% ../../nbs/deploy/58_export.ipynb #28223e17
-def _pack_encoder(encoder, draft, contract):
-    "Copy an encoder bundle in; the contract that names it."
-    contract = {**contract, "encoder": ExportedEncoder(encoder).name}
-    shutil.copytree(encoder, draft / ENCODER)
-    open_encoder(contract, draft)                       # do its columns fit?
-    return contract
 
 # %% ../../nbs/deploy/58_export.ipynb #fb52c736
 def _parity(graph, path, folder, check):

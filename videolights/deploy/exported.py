@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['VIDEO', 'TEXT', 'TOKENIZER', 'DESCRIPTION', 'ENCODER_FILES', 'ENCODER_VERSION', 'ENCODER_BUNDLE', 'encoder_metadata',
-           'seal_encoder', 'ExportedEncoder', 'open_encoder', 'is_encoder']
+           'seal_encoder', 'ExportedEncoder', 'open_encoder', 'pack_encoder', 'is_encoder']
 
 # %% ../../nbs/deploy/56_exported.ipynb #e0001464
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .bundle import ENCODER, PARITY, README, SealedFolder
+from .bundle import BUNDLE, ENCODER, PACKED, PARITY, README, SealedFolder, sha256
 from ..config import InputError
 from ..features.frames import FACTS, FrameEncoder
 from ..features.protocol import FeatureEncoder, get_encoder
@@ -46,7 +47,8 @@ def seal_encoder(
 # %% ../../nbs/deploy/56_exported.ipynb #03dda505
 def _open_graph(path, facts, output, width, providers, threads):
     "A session that runs where it was asked to, of a graph that fits the description."
-    session = open_session(path, providers, threads)
+    content = ENCODER_BUNDLE.read(path.parent, facts, path.name)
+    session = open_session(path, providers, threads, content=content)
     if session.get_modelmeta().custom_metadata_map.get("videolights") != encoder_metadata(facts):
         raise InputError(f"{path}: belongs to another encoder than {DESCRIPTION} describes; {ENCODER_BUNDLE.again}")
     shapes = {x.name: x.shape for x in session.get_outputs()}
@@ -72,7 +74,7 @@ class ExportedEncoder(FrameEncoder):
         folder, facts = Path(folder), ENCODER_BUNDLE.open(folder)
         self.video = _open_graph(folder / VIDEO, facts, "embeddings", facts["video_dim"], providers, threads)
         self.text = _open_graph(folder / TEXT, facts, "states", facts["text_dim"], providers, threads)
-        super().__init__(facts, Tokenizer.from_file(str(folder / TOKENIZER)), batch)
+        super().__init__(facts, Tokenizer.from_buffer(ENCODER_BUNDLE.read(folder, facts, TOKENIZER)), batch)
 
     @property
     def providers(self): return self.video.get_providers()   # where it really runs, most preferred first
@@ -100,6 +102,10 @@ def open_encoder(
         raise InputError(f"{folder}: its features ({sources}) come from other encoders, so it cannot read videos; "
                          "use those and call `predict`")
     packed = path.is_dir()
+    if packed and PACKED not in contract.get("files", {}):
+        raise InputError(f"{path}: is not listed in the bundle's contract, so it is not opened; remove it, or pack it "
+                         f"in with `videolights export {folder} --encoder {path} --out NEW`")
+    if packed: BUNDLE.read(folder, contract, PACKED)
     if places and packed:
         raise InputError(f"{path}: the bundle brings its encoder, weights of another one have no use; leave them out")
     encoder: Any = ExportedEncoder(path, providers, threads) if packed else _installed(name, path, places)
@@ -119,9 +125,21 @@ def _installed(name, path, places):
     try: return get_encoder(name, places)
     except ImportError as e:
         raise InputError(f"{path}: no such folder, and encoder '{name}' needs {e.name} to run without it; "
-                         "put an exported encoder there "
-                         f'(`videolights export WEIGHTS --out {path}`), or '
+                         "pack an exported one in "
+                         f'(`videolights export {path.parent} --encoder ENCODER --out NEW`), or '
                          'run `pip install "videolights[encoders]"`') from None
+
+# %% ../../nbs/deploy/56_exported.ipynb #018c601a
+def pack_encoder(
+    encoder,   # an encoder bundle
+    folder,    # a model bundle that is being written
+    contract,  # its contract
+):             # the contract that names the encoder
+    "Copy an encoder bundle into a model's, if its columns fit."
+    contract = {**contract, "encoder": ExportedEncoder(encoder).name}
+    shutil.copytree(encoder, Path(folder, ENCODER))
+    open_encoder({**contract, "files": {PACKED: sha256(Path(folder, PACKED))}}, folder)
+    return contract
 
 # %% ../../nbs/deploy/56_exported.ipynb #670f12f3
 def is_encoder(

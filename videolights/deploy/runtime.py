@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['Prediction', 'check_features', 'join_sources', 'segments', 'blend', 'merge_moments', 'mean_inside', 'combine',
-           'graph_file', 'predict_batch', 'predict_dataset', 'Trace', 'trace_pair', 'predict_video', 'Runtime']
+           'graph_file', 'check_options', 'predict_batch', 'predict_dataset', 'Trace', 'trace_pair', 'cut_words',
+           'predict_video', 'Runtime']
 
 # %% ../../nbs/deploy/59_runtime.ipynb #80aeb07a
+import json
+import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
@@ -15,15 +18,17 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from .bundle import CONTRACT, INPUTS, MODEL, PRECISIONS, answer_key, open_bundle, sources_of
-from ..config import InputError
-from ..data.store import check_contract, l2_normalize, pad
+from .bundle import BUNDLE, CONTRACT, INPUTS, MODEL, PRECISIONS, TRAINING
+from .bundle import answer_key, open_bundle, sources_of
+from ..config import InputError, shorten
+from ..data.coverage import Coverage
+from ..data.store import l2_normalize, pad
 from .exported import open_encoder
-from ..features.protocol import FeatureEncoder, encode_timed, join_columns
+from ..features.protocol import FeatureEncoder, encode_file, join_columns
 from ..evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
 from .sessions import SHORT, open_session
 from ..spans import span_to_window, temporal_iou, window_to_span
-from ..features.video import WEEK_S
+from ..features.video import probe
 
 # %% ../../nbs/deploy/59_runtime.ipynb #3b493fd9
 @dataclass(frozen=True, eq=False)
@@ -36,6 +41,7 @@ class Prediction:
     qid: int | str | None = None   # what is known of the pair
     query: str | None = None
     vid: str | None = None
+    warnings: list[str] = field(default_factory=list)   # why not to trust it: what the model was not trained on
 
     @property
     def unit_saliency(self) -> np.ndarray: return unit_saliency(self.saliency)   # (L,) in [0, 1]
@@ -51,8 +57,9 @@ class Prediction:
         return np.stack((start_s, end_s, self.unit_saliency[clips]), 1)
 
     def to_dict(self) -> dict:
-        "JSON-ready, with the key names of the field's evaluators."
-        return to_prediction_row(self.windows, self.saliency, qid=self.qid, query=self.query, vid=self.vid)
+        "JSON-ready, with the key names of the field's evaluators; `warnings` only where there are any."
+        row = to_prediction_row(self.windows, self.saliency, qid=self.qid, query=self.query, vid=self.vid)
+        return row | ({"warnings": self.warnings} if self.warnings else {})
 
 # %% ../../nbs/deploy/59_runtime.ipynb #0f3db585
 def check_features(
@@ -60,17 +67,23 @@ def check_features(
     dim,     # columns that the contract says
     what,    # to name it in an error
     detail,  # what the columns are, for an error
+    most=1e15,   # largest number that can be calculated with
 ):           # (rows, dim) float32
     "Hold an array against the contract."
+    if np.ma.is_masked(x): raise InputError(f"{what}: holds masked values; fill them or leave their rows out")
     try: x = np.asarray(x)
     except ValueError:
         raise InputError(f"{what}: rows differ in length; give an array of shape (rows, {dim})") from None
+    except (TypeError, RuntimeError) as e:
+        raise InputError(f"{what}: is no array ({shorten(str(e))}); give one of shape (rows, {dim})") from None
     if x.dtype.kind not in "fiu": fault = f"holds {x.dtype} values; features are numbers"
     elif x.ndim != 2: fault = f"has shape {x.shape}; give one pair at a time, as (rows, {dim})"
     elif x.shape[1] != dim:
         fault = f"has {x.shape[1]} columns, the contract says {dim} ({detail}); join the sources in this order"
     elif not len(x): fault = "has no rows; at least one is needed"
     elif not np.isfinite(x).all(): fault = "holds NaN or infinite values; extract the features again"
+    elif (far := float(np.abs(x).max())) > most:
+        fault = f"holds values up to {far:.3g}, the graph reads up to {most:g}; extract the features again"
     else: return x.astype(np.float32, copy=False)
     raise InputError(f"{what}: {fault}")
 
@@ -198,7 +211,11 @@ def _run(self, videos, texts, batch_size=1, outputs=_OUTPUTS):
         for name, value in zip(INPUTS, (*about, *_bound(self, pad(asked)))): binding.bind_ortvalue_input(name, value)
         for name in outputs: binding.bind_output(name)
         self.session.run_with_iobinding(binding)
-        answers += zip(*binding.copy_outputs_to_cpu())
+        found = binding.copy_outputs_to_cpu()
+        if not all(np.isfinite(x).all() for x in found[:len(_OUTPUTS)]):
+            raise InputError(f"{self.folder}: the graph answers NaN or infinite values; "
+                             "are these the features it was trained on? In half precision, try fp32")
+        answers += zip(*found)
     return answers
 
 # %% ../../nbs/deploy/59_runtime.ipynb #14096b63
@@ -218,7 +235,8 @@ def _checked(self, videos, texts):
     if len(videos) != len(texts):
         raise InputError(f"{len(videos)} videos for {len(texts)} texts; give one text per video")
     columns = lambda kind: ", ".join(f"{s['name']} {s['dim']}" for s in sources_of(c, kind))
-    check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", columns(kind))
+    most = 65504 if self.precision == "fp16" else 1e15
+    check = lambda x, kind: check_features(x, c[f"{kind}_dim"], f"{kind} features", columns(kind), most)
     # a video that is given often is checked once
     once = {key: check(x, "video") for key, x in {id(x): x for x in videos}.items()}
     texts = [check(x, "text") for x in texts]
@@ -228,11 +246,45 @@ def _checked(self, videos, texts):
     return [once[id(x)] for x in videos], texts
 
 # %% ../../nbs/deploy/59_runtime.ipynb #b095f56d
+def check_options(
+    count: int,          # pairs
+    identities=None,     # and the others as `predict_batch` takes them
+    durations_s=None,
+    nms_threshold=0.0,
+    batch_size=1,
+    window=None,
+):
+    "Options that would lose or spoil an answer are errors."
+    def whole(x, least): return isinstance(x, (int, np.integer)) and not isinstance(x, bool) and x >= least
+    for name, given in (("identities", identities), ("durations_s", durations_s)):
+        if given is not None and len(given) != count:
+            raise InputError(f"{name}: {len(given)} for {count} pairs; give one per pair")
+    for x in () if identities is None else identities:
+        if not isinstance(x, dict) or set(x) - {"qid", "query", "vid", "warnings"}:
+            raise InputError(f"identities: {shorten(x)} is no dictionary of qid, query, vid; correct it")
+    for x in () if durations_s is None else durations_s:
+        if not isinstance(x, (int, float, np.number)) or not 0 < x < np.inf:
+            raise InputError(f"durations_s: {shorten(x)} is no duration; give seconds above 0")
+    if not isinstance(nms_threshold, (int, float, np.number)) or not 0 <= nms_threshold <= 1:
+        raise InputError(f"nms_threshold is {shorten(nms_threshold)}; give an IoU from 0 to 1, where 0 keeps all windows")
+    if not whole(batch_size, 1): raise InputError(f"batch_size is {shorten(batch_size)}; give a whole number above 0")
+    if not (window is None or whole(window, 0)) or window == 1:
+        raise InputError(f"window is {shorten(window)}; give a number of clips, at least 2, or 0 to cut no video")
+
+# %% ../../nbs/deploy/59_runtime.ipynb #a2ea6567
+def _unfamiliar(self, videos, identities):
+    "Per pair the warnings that it came with, and those about its words and features."
+    if self.coverage is None: return [list(x.get("warnings", ())) for x in identities]
+    about = {key: self.coverage.about_video(x) for key, x in {id(x): x for x in videos}.items()}
+    return [[*x.get("warnings", ()), *self.coverage.about_query(x.get("query")), *about[id(video)]]
+            for video, x in zip(videos, identities)]
+
+# %% ../../nbs/deploy/59_runtime.ipynb #e6df8026
 def predict_batch(
     self: "Runtime",
     videos: Sequence,                        # of (L, video_dim), any lengths
     texts: Sequence,                         # of (N, text_dim), one per video
-    identities: list[dict] | None = None,    # per pair what is known of qid, query, vid
+    identities: list[dict] | None = None,    # per pair what is known of qid, query, vid, and warnings so far
     durations_s: list[float] | None = None,  # of each video, where it is not clips times clip_seconds
     whole_clips: bool | None = None,         # round windows to whole clips; None does as the protocol is scored
     nms_threshold: float = 0.0,              # drop windows that overlap a better one by more than this IoU
@@ -240,18 +292,21 @@ def predict_batch(
     window: int | None = None,               # clips at once of a long video; None: as in training, 0 never cuts
 ) -> list[Prediction]:
     "Answer many pairs; each gets the answer it would get alone."
+    check_options(len(texts), identities, durations_s, nms_threshold, batch_size, window)
     if not len(texts) and not len(videos): return []
     videos, texts = _checked(self, videos, texts)
     seconds, size = self.contract["clip_seconds"], self.contract.get("train_clips", 0) if window is None else window
     if whole_clips is None: whole_clips = on_whole_clips(self.contract["protocol"])
     starts, predictions = [segments(len(video), size) for video in videos], []
     answers = map(combine, starts, _answers(self, videos, texts, starts, size, batch_size))
-    known, limits, unit = identities or repeat({}), durations_s or repeat(np.inf), seconds if whole_clips else None
-    for video, (spans, scores, saliency), identity, limit_s in zip(videos, answers, known, limits):
+    known = [{}] * len(texts) if identities is None else identities
+    limits, unit = repeat(np.inf) if durations_s is None else durations_s, seconds if whole_clips else None
+    pairs = zip(videos, answers, known, limits, _unfamiliar(self, videos, known))
+    for video, (spans, scores, saliency), identity, limit_s, said in pairs:
         windows = windows_from_spans(spans, scores, len(video) * seconds, unit, nms_threshold)
         duration_s = min(len(video) * seconds, limit_s)
         windows[:, :2] = windows[:, :2].clip(max=duration_s)
-        predictions.append(Prediction(windows, saliency, seconds, duration_s, **identity))
+        predictions.append(Prediction(windows, saliency, seconds, duration_s, **{**identity, "warnings": said}))
     return predictions
 
 # %% ../../nbs/deploy/59_runtime.ipynb #740acf00
@@ -261,7 +316,6 @@ def predict_dataset(
     **options,    # options of `predict_batch`
 ) -> list[dict]:  # one row per item, in order, in the format that evaluators read
     "Predictions of a split."
-    if data := getattr(dataset, "data", None): check_contract(self.contract, data, data.name)
     items = [dataset[i] for i in range(len(dataset))]
     order = sorted(range(len(items)), key=lambda i: len(items[i]["video"]))
     videos, texts = ([items[i][key] for i in order] for key in ("video", "text"))
@@ -307,21 +361,28 @@ def _split(contract, kind, encoded):
     return dict(zip((source["name"] for source in sources), np.split(encoded, edges, 1)))
 
 # %% ../../nbs/deploy/59_runtime.ipynb #50145d49
+def cut_words(
+    rows,  # (N, d) of a query
+    most,  # words that the model reads
+):         # (at most that many, d), what to say of it
+    "A query within the model's reach."
+    return rows[:most], [f"the query has {len(rows)} words, the model reads the first {most}"] * (len(rows) > most)
+
+# %% ../../nbs/deploy/59_runtime.ipynb #7fdd9f5b
 def predict_video(
     self: "Runtime",
     path: str | Path,          # a video file
     queries: str | list[str],  # a sentence, or a list of them
-    max_seconds: float = WEEK_S,   # a longer video is an error
     **options,                 # whole_clips, nms_threshold, batch_size of `predict_batch`
 ) -> list[Prediction]:         # one per query
     "Decode, encode and answer."
     queries, contract = [queries] if isinstance(queries, str) else list(queries), self.contract
-    texts = [self.prepare_text(_split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
-    view = contract["clip_seconds"], contract.get("at", .5)
-    encoded, seconds = encode_timed(self.encoder, path, *view, max_seconds)
+    asked = [join_sources(contract, "text", _split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
+    texts, said = zip(*(cut_words(x, contract["max_words"]) for x in asked)) if asked else ((), ())
+    encoded = encode_file(self.encoder, path, contract["clip_seconds"], contract.get("at", .5))
     video = self.prepare_video(_split(contract, "video", encoded))
-    identities = [dict(query=query, vid=Path(path).stem) for query in queries]
-    return self.predict_batch([video] * len(texts), texts, identities, [seconds] * len(texts), **options)
+    identities = [dict(query=query, vid=Path(path).stem, warnings=w) for query, w in zip(queries, said)]
+    return self.predict_batch([video] * len(texts), texts, identities, [probe(path).duration_s] * len(texts), **options)
 
 # %% ../../nbs/deploy/59_runtime.ipynb #dc7545e7
 @dataclass(eq=False, repr=False)
@@ -332,6 +393,8 @@ class Runtime:
     folder: Path = Path()
     threads: int | None = None    # of its encoder
     weights: dict = field(default_factory=dict)   # places of its encoders
+    precision: str = "fp32"
+    coverage: Coverage | None = None   # what it was trained on, where the bundle says
 
     def __post_init__(self):
         axes = {x.name: x.shape[0] for x in self.session.get_inputs()}
@@ -349,9 +412,11 @@ class Runtime:
     ) -> "Runtime":
         "Verify a bundle and open it."
         folder, contract = Path(folder), open_bundle(folder)
-        session = open_session(folder / graph_file(contract, precision, folder), providers, threads, allow_fallback)
+        file, read = graph_file(contract, precision, folder), lambda name: BUNDLE.read(folder, contract, name)
+        session = open_session(folder / file, providers, threads, allow_fallback, read(file))
         _check_session(session, contract, folder)
-        runtime = cls(session, contract, folder, threads, weights)
+        coverage = Coverage(json.loads(read(TRAINING)), contract) if TRAINING in contract["files"] else None
+        runtime = cls(session, contract, folder, threads, weights, precision, coverage)
         if weights: runtime.encoder                                # wrong ones are reported at once
         return runtime
 
@@ -367,8 +432,10 @@ class Runtime:
         return join_sources(self.contract, "video", arrays)
 
     def prepare_text(self, arrays: dict) -> np.ndarray:
-        "Word features (N, text_dim) from one array per source, cut to the contract's `max_words`."
-        return join_sources(self.contract, "text", arrays)[:self.contract["max_words"]]
+        "Word features (N, text_dim) from one array per source, cut to the contract's `max_words` with a warning."
+        rows, said = cut_words(join_sources(self.contract, "text", arrays), self.contract["max_words"])
+        for sentence in said: warnings.warn(sentence, stacklevel=2)
+        return rows
 
     predict_batch, predict_dataset, predict_video, trace = predict_batch, predict_dataset, predict_video, trace_pair
 

@@ -11,6 +11,7 @@ import logging
 import shutil
 import warnings
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from ..config import InputError
 
@@ -57,11 +58,20 @@ def quiet():
     finally: logging.disable(level)
 
 # %% ../../nbs/deploy/54_sessions.ipynb #c078393d
+def _one_file(path, content):
+    "The bytes of a graph that needs no other file."
+    graph = Path(path).read_bytes() if content is None else content
+    if b"\x08location" not in graph: return graph
+    raise InputError(f"{path}: keeps weights in another file, which no hash covers; "
+                     "export it as one file (onnx.save without external data)")
+
+# %% ../../nbs/deploy/54_sessions.ipynb #1c51a3aa
 def open_session(
     path,                              # an .onnx file
     providers: str | list = "auto",    # see `wanted_providers`
     threads: int | None = None,        # CPU threads within an operator; None leaves it to ONNX Runtime
     allow_fallback=False,              # accept the CPU when a requested provider cannot be used
+    content: bytes | None = None,      # of the file, where somebody has read and verified it
 ):  # an onnxruntime.InferenceSession
     "Open a graph where it was asked to run, or say why that is impossible."
     try: import onnxruntime
@@ -75,7 +85,8 @@ def open_session(
         # CUDA from pip's nvidia packages
         if SHORT["cuda"] in wanted and hasattr(onnxruntime, "preload_dlls"): onnxruntime.preload_dlls()
         usable = [name for name in wanted if name in available] or [SHORT["cpu"]]
-        try: session = onnxruntime.InferenceSession(str(path), options, providers=usable)
+        try: session = onnxruntime.InferenceSession(_one_file(path, content), options, providers=usable)
+        except InputError: raise
         except Exception as e:
             raise InputError(f"{path}: cannot be loaded ({' '.join(str(e).split())[:200]}); "
                              "export or copy the bundle again") from None

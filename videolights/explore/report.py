@@ -19,6 +19,7 @@ import numpy as np
 
 from ..config import Config
 from ..data.annotations import clips_inside
+from ..evaluation.confidence import describe_confidence, first_answers, reliability
 from ..evaluation.reports import HEADLINES, per_query_rows
 from . import STATIC, render
 from .figures import curves_figure, figure6, ranking_figure
@@ -184,6 +185,12 @@ def _ranking(chosen, ranked):
     return ranking_figure([row["iou"] for row in ranked], marks) if ranked else None
 
 # %% ../../nbs/explore/72_report.ipynb #ba09c2bb
+def _confidence(predictions, annotations):
+    "How often first windows are right, by how sure they are; None where no query has a true window."
+    sure, correct, _ = first_answers(predictions, annotations)
+    return dict(describe_confidence(sure, correct), curve=reliability(sure, correct)) if len(sure) else None
+
+# %% ../../nbs/explore/72_report.ipynb #9fba4d34
 def write_report(
     path,                 # HTML file to write
     run_folder,           # a run, as training leaves it
@@ -213,6 +220,6 @@ def write_report(
         whole=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
         floors=list(floors), headlines=headlines(brief, dataset.data.protocol), run=config, epochs=len(log),
         dataset=dataset, parameters=sum(p.numel() for p in model.parameters()),
-        curves=_curves(log, brief), ranking=_ranking(chosen, ranked),
+        confidence=_confidence(predictions, dataset.annotations), curves=_curves(log, brief), ranking=_ranking(chosen, ranked),
         examples=[_example(place, row, ious, dataset, model, videos) for place, row in chosen]))
     return Path(path)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ALL_STAGES', 'view_figure', 'Player', 'WordChips', 'CodeView', 'Canvas', 'orders_of', 'QueryPicker', 'QueryPanel',
-           'side_by_side', 'encode_query', 'HeatmapExplorer', 'MomentExplorer', 'RunExplorer', 'in_tabs']
+           'side_by_side', 'encode_query', 'about_query', 'HeatmapExplorer', 'MomentExplorer', 'RunExplorer', 'in_tabs']
 
 # %% ../../nbs/explore/71_widgets.ipynb #50866262
 import math
@@ -21,7 +21,10 @@ import traitlets
 from plotly.graph_objects import FigureWidget
 
 from ..config import InputError
+from ..data.annotations import read_annotations
+from ..data.coverage import describe_words, unknown_words
 from ..data.store import l2_normalize
+from ..features.protocol import split_words
 from . import STATIC, render
 from .figures import ablation_figure, curves_figure, figure1, figure6
 from .heatmaps import SCALES, STAGES, attention_map, attention_names, cosine_map, scaled
@@ -452,6 +455,24 @@ def encode_query(
     return np.concatenate([l2_normalize(x) if s.normalize else x for s, x in zip(sources, parts)],
                           1), list(encoder.words(query))[:len(rows)]
 
+# %% ../../nbs/explore/71_widgets.ipynb #8fd2f206
+@lru_cache(8)
+def _training_words(path, protocol):
+    return frozenset(word for row in read_annotations(path, protocol) for word in split_words(row["query"]))
+
+
+def about_query(
+    models,  # dict: name -> VideoLights, Runtime or a folder
+    data,    # DataConfig of the explored data set
+    query,   # a sentence
+):           # "" where all words are known, or nobody knows
+    "What to say of a new query's words."
+    held = [model.coverage for model in models.values() if getattr(model, "coverage", None)]
+    if held: return "; ".join(dict.fromkeys(said for coverage in held for said in coverage.about_query(query)))
+    if "train" not in getattr(data, "splits", {}): return ""
+    words = _training_words(data.path(data.splits["train"]), data.protocol)
+    return describe_words(unknown_words(query, words), data.contract())
+
 # %% ../../nbs/explore/71_widgets.ipynb #86f33644
 class _Maps(_MapChoices):
     "Runs the models and draws their maps."
@@ -480,7 +501,7 @@ class _Maps(_MapChoices):
             self.canvas.draw(self._figure(passes, item, self.chips.keep))
             self._draw_second(names)
         except InputError as e: return self._say(e)
-        self._say("")
+        self._say(about_query(self.models, self.dataset.data, item["query"]) if item["qid"] == "new" else "")
         self.title.value = render("title.html", item=item, passes=passes, iou=temporal_iou)
         self.code.text = self._code(names)
 
