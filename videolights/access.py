@@ -30,9 +30,9 @@ def bind(
     if not host.strip(): raise InputError("--host '': would listen everywhere; name an address, such as 127.0.0.1")
     if not 0 <= port < 2**16: raise InputError(f"--port {port}: is outside 0 to 65535; choose another --port")
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{shorten(host)}:{port}: cannot be listened on ({getattr(e, 'strerror', None) or e}); "
-                         "choose another --host or --port") from None
+    except (OSError, TypeError, ValueError) as e:
+        why = str(getattr(e, "strerror", None) or e).partition(" (while")[0]
+        raise InputError(f"{shorten(host)}:{port}: cannot be listened on ({why}); choose another --host or --port") from None
 
 # %% ../nbs/core/04_access.ipynb #c96e962c
 LOOPBACK = "localhost", "127.0.0.1", "[::1]"
