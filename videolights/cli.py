@@ -839,8 +839,10 @@ def serve_command(
     /, *,
     opening: BundleOptions = BundleOptions(),
     folder: File = None,  # videos in this folder may be asked for by path (default: uploads only)
-    host: str = "127.0.0.1",  # where to listen; the default is this machine alone; there is no authentication
+    host: str = "127.0.0.1",  # where to listen; the default is this machine alone, beyond it a token is asked for
     port: int = 8000,  # 0 takes a free one
+    allow_host: Many = (),  # other names under which it is asked, as behind a proxy: films.example or films.example:8443
+    token: str = "",  # what clients must send (default: $VIDEOLIGHTS_TOKEN, or a new one that is printed)
     max_mb: Amount = 200,  # largest upload in megabytes
     max_seconds_of_video: Amount = 1800,  # longest video
     timeout: Amount = 120,  # longest time for an answer in seconds
@@ -854,10 +856,13 @@ def serve_command(
       curl -F file=@video.mp4 -F "query=a star blinks" http://127.0.0.1:8000/predict
       curl --json '{"path": "a.mp4", "queries": ["a star blinks"]}' \\
           http://127.0.0.1:8000/predict/path
+      VIDEOLIGHTS_TOKEN=secret videolights serve exported/toyworld --host 0.0.0.0 \\
+          --allow-host films.example
+      curl -H "Authorization: Bearer secret" http://films.example:8000/contract
     """
     from videolights.deploy.serving import Limits, serve
     limits = Limits(max_mb=max_mb, max_video_s=max_seconds_of_video, timeout_s=timeout, workers=threads)
-    serve(bundle, folder, host, port, limits, **opening.options())
+    serve(bundle, folder, host, port, limits, allow_host, token, **opening.options())
 
 # %% ../nbs/90_cli.ipynb #b0c37020
 @verb("report", "Looking")

@@ -156,9 +156,10 @@ class Service:
     def answer_path(self, text, queries): return self.answer(inside(self.folder, text), _one_line(text), queries)
 
 # %% ../../nbs/deploy/63_serving.ipynb #738eb566
-_SAFE = {b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+_SAFE = {b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
                                      b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-         b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer", b"x-frame-options": b"DENY"}
+         b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer", b"x-frame-options": b"DENY",
+         b"cache-control": b"no-store"}
 
 
 def _door(app, access):
