@@ -893,7 +893,9 @@ def explore_command(
     split: str = "",  # split to look at (default: val, or the first)
     videos: File = None,  # folder of videos, named by their vid (default: videos/ in the data set's root)
     html: File = None,  # write one static, still interactive file instead
-    port: Count = 8866,  # port of the page
+    port: int = 8866,  # port of the page; 0 takes a free one
+    pages: Count = 4,  # that may be open at once; each is a Python process of some 200 MB
+    allow_host: Many = (),  # other names of the page, as behind a proxy or a tunnel: films.example or localhost:9000
     no_browser: bool = False,  # serve the page, and open no browser
     protocol: Protocol = "custom",  # of annotations without a YAML file
     clip_seconds: float = 2.0,  # length of a clip, for annotations without a YAML file
@@ -907,9 +909,11 @@ def explore_command(
       videolights explore one.jsonl two.jsonl highlight_val_release.jsonl \\
           --protocol qvhighlights
     """
-    from videolights.explore.page import open_all, serve_explorer, write_explorer
+    from videolights.explore.page import open_all, write_explorer
     choices: Any = dict(split=split, protocol=protocol, clip_seconds=clip_seconds)
-    if not html: return serve_explorer(sources, data, videos, port, not no_browser, **choices)
+    if not html:
+        from videolights.explore.server import serve_explorer
+        return serve_explorer(sources, data, videos, port, not no_browser, pages, allow_host, **choices)
     path = write_explorer(html, open_all(sources, data, **choices), videos)
     print(f"explorer: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
