@@ -114,7 +114,7 @@ def test_page(world, browser):
         page = browser.new_page(viewport=dict(width=1400, height=1000))
         page.set_default_timeout(WAIT)
         asked = []
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("requestfinished", lambda request: asked.append(request.url))
         page.goto(f"{home}/?theme=dark&token={token}")
         assert page.url == f"{home}/?theme=dark"                                                      # the token is a cookie now
         seen = Seen(page)

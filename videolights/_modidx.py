@@ -1314,6 +1314,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'videolights/explore/results.py')},
             'videolights.explore.server': { 'videolights.explore.server.Door': ( 'explore/server.html#door',
                                                                                  'videolights/explore/server.py'),
+                                            'videolights.explore.server.Door.initialize': ( 'explore/server.html#door.initialize',
+                                                                                            'videolights/explore/server.py'),
                                             'videolights.explore.server.Door.prepare': ( 'explore/server.html#door.prepare',
                                                                                          'videolights/explore/server.py'),
                                             'videolights.explore.server.PageKernels': ( 'explore/server.html#pagekernels',

@@ -34,19 +34,20 @@ class Unwelcome(Matcher):
     def match(self, request):
         asked = Asked(request.method, request.uri, list(request.headers.get_all()), self.server)
         refusal, cookie = self.access.refusal(asked), self.access.cookie(asked)
-        if refusal or cookie: return dict(path_kwargs=dict(refusal=refusal, cookie=cookie))
+        if refusal or cookie: return dict(target_kwargs=dict(refusal=refusal, cookie=cookie))
 
 
 class Door(RequestHandler):
     "Answers them."
+    def initialize(self, refusal, cookie): self.refusal, self.cookie = refusal, cookie
+
     def prepare(self):
-        if self.path_kwargs["refusal"]:
-            status, line = self.path_kwargs["refusal"]
-            self.set_status(status)
-            self.finish(dict(error=line))
+        if self.refusal:
+            self.set_status(self.refusal[0])
+            self.finish(dict(error=self.refusal[1]))
         else:
             kept = urlencode([pair for pair in parse_qsl(self.request.query) if pair[0] != "token"])
-            self.set_header("Set-Cookie", self.path_kwargs["cookie"])
+            self.set_header("Set-Cookie", self.cookie)
             self.redirect("/" + self.request.path.lstrip("/") + ("?" + kept if kept else ""), status=303)
 
 # %% ../../nbs/explore/74_server.ipynb #981c1a81
