@@ -256,7 +256,7 @@ def test_spoiled_data(name, world, made, refused, capsys, tmp_path):
 
 @pytest.mark.parametrize("key,value,says", [
     ("clip_second", 2, "did you mean 'clip_seconds'"), ("protocol", "qvh", "choose from"), ("sources", [], "no video source"),
-    ("clip_seconds", 0, "positive"), ("root", "${NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE")])
+    ("clip_seconds", 0, "from 0.04 to 3600"), ("root", "${NO_SUCH_VARIABLE}", "NO_SUCH_VARIABLE")])
 def test_wrong_contract(key, value, says, world, refused):
     world.values[key] = value
     world.save()
@@ -389,7 +389,7 @@ def test_full_disk_leaves_earlier_results(made, refused, world, monkeypatch, tmp
     before = contents(world.store)
     (tmp_path / "scores.json").write_text("earlier scores")
     def full(*args): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    monkeypatch.setattr("videolights.files.os.replace", full)
+    monkeypatch.setattr("videolights.files._put", full)
     refused("data", "pack", world.path, also=["store", "space"])
     refused("evaluate", made["run"] / "predictions_val.jsonl", world.labels, "--out", tmp_path / "scores.json", also=["scores.json", "space"])
     assert contents(world.store) == before and (tmp_path / "scores.json").read_text() == "earlier scores"

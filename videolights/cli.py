@@ -10,7 +10,7 @@ __all__ = ['EXTRAS', 'app', 'Count', 'Counts', 'Amount', 'Many', 'File', 'Protoc
            'evaluate_command', 'convert_command', 'export_command', 'validation_split', 'metrics_of',
            'benchmark_command', 'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command',
            'serve_command', 'report_command', 'explore_command', 'demo_config', 'DemoSteps', 'demo_folder',
-           'demo_command', 'farewell', 'main', 'resume_command']
+           'demo_command', 'farewell', 'named_paths', 'leads_to', 'protect_inputs', 'main', 'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import errno
@@ -35,7 +35,7 @@ import yaml
 from cyclopts import App, CycloptsError, Group, Parameter
 
 import videolights as vl
-from .config import Config, DataConfig, InputError, ModelConfig, TrainConfig
+from .config import Config, DataConfig, InputError, ModelConfig, TrainConfig, read_yaml
 
 # %% ../nbs/90_cli.ipynb #212aa699
 EXTRAS = {package: extra for extra, packages in dict(
@@ -98,6 +98,7 @@ app = App(
     default_parameter=Parameter(negative="", consume_multiple=1, allow_repeating=True, show_default=_show_default),
     help_epilogue="start here:\n  videolights demo               everything on toy videos, in minutes\n"
                   "  videolights <verb> --help      examples of each verb\n"
+                  "  videolights <verb> --overwrite let outputs replace inputs, and other folders\n"
                   "  videolights <verb> --debug     show tracebacks")
 _groups = {name: Group.create_ordered(name) for name in ("Data", "Training", "Models", "Looking", "Options")}
 app.group_commands = _groups["Options"]
@@ -1000,16 +1001,67 @@ def farewell(out, video, query, seconds):
                       f"  videolights evaluate {out / 'run'}",
                       "  jupyter lab nbs    (the notebooks tell how each part works)"])
 
+# %% ../nbs/90_cli.ipynb #0c4c4907
+_WRITTEN = ("out", "csv", "edl", "render", "html", "per_query")     # options that name what a verb writes
+
+
+def named_paths(
+    arguments,  # of a verb: name -> value
+):              # yields (name, path)
+    "Whatever among the arguments can be a path; of NAME=PLACE the place."
+    for name, value in arguments.items():
+        if is_dataclass(value): yield from named_paths(vars(value))
+        for item in value if isinstance(value, tuple) else [value]:
+            if isinstance(item, Path): yield name, item
+            if isinstance(item, str): yield from ((name, Path(text)) for text in {item, item.rpartition("=")[2]})
+
+# %% ../nbs/90_cli.ipynb #c6da1048
+def leads_to(
+    path,  # of an input
+):         # yields paths; a folder stands for all files in it
+    "The files that come with an input."
+    from videolights.files import read_jsonl
+    if path.is_dir() and not any((path / name).exists() for name in ("contract.json", "config.json", "table.json")):
+        from videolights.features.video import ENDINGS
+        yield from (p for p in path.rglob("*") if p.suffix.lower() in ENDINGS)
+        return
+    yield path
+    if path.is_dir(): path /= "config.json"
+    if path.suffix in (".jsonl", ".ndjson"):
+        yield from (path.parent / row["video"] for row in read_jsonl(path) if isinstance(row.get("video"), str))
+    if path.suffix not in (".yaml", ".yml", ".json") or not path.exists(): return
+    found = read_yaml(path)
+    if "splits" in found:
+        data = DataConfig.load(path)
+        yield from map(data.path, [*data.splits.values(), *(s.folder for s in data.sources), data.store])
+    for named in (found.get(key) for key in ("data", "base", "recipe")):
+        for item in named.values() if isinstance(named, dict) else [named]:
+            if isinstance(item, str) and (path.parent / item).is_file(): yield from leads_to(path.parent / item)
+
+# %% ../nbs/90_cli.ipynb #982736e6
+def protect_inputs(
+    arguments,  # of a verb: name -> value
+):
+    "An error where an output is, or lies among, what the verb reads; or where two outputs have one name."
+    given, read = list(named_paths(arguments)), []
+    written = {f"--{name.replace('_', '-')}": path for name, path in given if name in _WRITTEN}
+    if not written: return
+    from videolights.files import keep_apart
+    for name, path in given if any(map(os.path.exists, written.values())) else []:
+        try: read += leads_to(path) if name not in _WRITTEN and os.path.exists(path) else []
+        except InputError: pass                     # the verb will say what is wrong with it
+    keep_apart(written, read)
+
 # %% ../nbs/90_cli.ipynb #38afbe58
 def main(
     argv: list[str] | None = None,  # list of arguments; None takes the process's own
 ) -> int:                           # exit code
     "Run one command."
     words = sys.argv[1:] if argv is None else argv
-    debug, words = "--debug" in words, [word for word in words if word != "--debug"]
+    flags, words = _FLAGS & set(words), [word for word in words if word not in _FLAGS]
     try:
         if set(words) & set(app.help_flags): _document_asked(words)
-        return app(words, exit_on_error=False, print_error=False, result_action="return_value") or 0
+        return _run(words, "--overwrite" in flags) or 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())   # whoever read our output has seen enough
         return 0
@@ -1017,10 +1069,23 @@ def main(
         if isinstance(e.__context__, BrokenPipeError): return 0   # the same, while help was printed
         raise
     except (Exception, KeyboardInterrupt) as e:
-        if debug: traceback.print_exc()
+        if "--debug" in flags: traceback.print_exc()
         line, code = explain(e, resume_command(words))
         print(f"videolights: error: {' '.join(line.splitlines())}", file=sys.stderr)
         return code
+
+
+_FLAGS = {"--debug", "--overwrite"}     # of every verb
+
+
+def _run(words, overwrite):
+    "Call a verb, once its outputs are known to be none of its inputs."
+    if overwrite:
+        from videolights.files import overwriting
+        with overwriting(): return _run(words, False)
+    command, bound, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    protect_inputs(bound.arguments)
+    return command(*bound.args, **bound.kwargs)
 
 
 def _document_asked(words):
