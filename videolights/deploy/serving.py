@@ -422,7 +422,8 @@ class TimedProtocol(H11Protocol):
 
     def _make_room(self):
         address = lambda c: (c.client or ("",))[0]
-        awaited = sorted((c for c in self.connections if not c.timer.cancelled()), key=lambda c: c.timer.when())
+        awaited = [c for c in self.connections if isinstance(c, TimedProtocol) and not c.timer.cancelled()]
+        awaited.sort(key=lambda c: c.timer.when())
         same = [c for c in awaited if address(c) == address(self)]
         crowd = same if len(same) > self.EACH and not is_loopback(address(self)) else awaited
         if crowd is same or len(crowd) > self.AWAITED or len(self.connections) > self.ALL:

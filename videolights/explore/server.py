@@ -11,6 +11,7 @@ import tempfile
 import webbrowser
 from html import escape
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from jupyter_server import CallContext
@@ -99,7 +100,8 @@ class PageServer(Voila):
         self.start()
 
     def init_handlers(self):
-        return [(Unwelcome(self.access, self.listening.getsockname()), Door), *super().init_handlers()]
+        handlers: Any = super().init_handlers()
+        return [(Unwelcome(self.access, self.listening.getsockname()), Door), *handlers]
 
     def listen(self):
         server = HTTPServer(self.app, idle_connection_timeout=30, body_timeout=30, max_body_size=2**20)
