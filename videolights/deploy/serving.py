@@ -170,7 +170,7 @@ def _door(app, access):
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         asked = Asked(scope["method"], target.decode("latin-1"), pairs, scope["server"], scope["scheme"])
         refusal, cookie = access.refusal(asked), access.cookie(asked)
-        if refusal: answer = _error(*refusal, {"WWW-Authenticate": "Bearer"} if refusal[0] == 401 else None)
+        if refusal: answer = _error(*refusal, headers={"WWW-Authenticate": "Bearer"} if refusal[0] == 401 else None)
         if refusal and refusal[0] == 401 and scope["path"] == "/health": answer = JSONResponse(dict(status="ok"))
 
         async def send_safe(message):
