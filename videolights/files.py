@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 import time
@@ -30,7 +31,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import InputError, read_text
+from .config import InputError, parse_json, read_text
 
 # %% ../nbs/core/02_files.ipynb #2bbe446b
 def exchange(
@@ -258,9 +259,8 @@ def write_json(path, value, indent: int | None = 2):
 
 def read_json(path):
     "Read a JSON file; errors name it."
-    try: return json.loads(read_text(path))
-    except json.JSONDecodeError as e:
-        raise InputError(f"{path}: not valid JSON at line {e.lineno} ({e.msg}); is it cut short?") from None
+    try: return parse_json(read_text(path))
+    except ValueError as e: raise InputError(f"{path}: not valid JSON ({e}); is it cut short?") from None
 
 # %% ../nbs/core/02_files.ipynb #88b0556f
 def write_jsonl(path, rows):
@@ -275,9 +275,9 @@ def read_jsonl(
     rows = []
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip(): continue
-        try: row = json.loads(line)
-        except json.JSONDecodeError as e:
-            raise InputError(f"{path}: line {number} is not valid JSON ({e.msg}); repair or remove it") from None
+        try: row = parse_json(line)
+        except ValueError as e:
+            raise InputError(f"{path}: line {number} is not valid JSON ({e}); repair or remove it") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}: line {number} is not a JSON object; each line should be one {{...}}")
         rows.append(row)
@@ -302,6 +302,7 @@ def read_array(
 ) -> np.ndarray: # the array as stored
     "Read one array without executing anything the file contains."
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode): raise ValueError("a pipe")        # nobody may be writing to it
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray): return loaded
         with loaded:

@@ -130,6 +130,9 @@ def benchmark(
 ) -> list[dict]:
     "Measure a bundle in every combination."
     folder, contract, rows = Path(folder), open_bundle(folder), []
+    if max(batches) * max(clips)**2 > 2**27:     # attention compares every clip with every other
+        raise InputError(f"a batch of {max(batches)} videos of {max(clips)} clips takes too much memory; "
+                         "ask for a smaller --batch or fewer --clips")
     def add(measure, **how):
         for length, batch in itertools.product(clips, batches):
             rows.append({**how, "clips": length, "batch": batch, **measure(batch, length)})

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import InputError
+from ..config import InputError, check_fields, in_range
 from ..data.annotations import parse_annotations, write_annotations
 from .captioners import Captioner, Matcher
 from .extraction import (
@@ -33,12 +33,12 @@ from ..files import read_json, write_json, write_jsonl, write_text
 class Recipe:
     "How queries are made of videos."
     clip_seconds: float = 2.0    # length of a clip; each is seen at one frame
-    interval: float = 10.0       # seconds of an interval, a whole number of clips
+    interval: float = in_range(10.0, 0.04, 3600)   # seconds of an interval, a whole number of clips
     frame: str = "middle"        # which frame of an interval is captioned: "middle" or "sharpest"
     saliency: str = "paper"      # "paper": cosine of caption and frame; "released": matching probability, clamped
-    shortest: int = 3            # captions of fewer words are left out
-    common: int = 20             # captions of more videos than this are left out
-    seed: int = 2018             # of captioners that draw words, and of the page of examples
+    shortest: int = in_range(3, 0, 10**5)        # captions of fewer words are left out
+    common: int = in_range(20, 1, 10**5)         # captions of more videos than this are left out
+    seed: int = in_range(2018, 0, 2**32 - 1)     # of captioners that draw words, and of the page of examples
     at: float = 0.5              # instant of a clip's frame, 0 for its start (see `read_views`); also encoders'
 
     def __post_init__(self):
@@ -46,6 +46,7 @@ class Recipe:
             value = getattr(self, name)
             if value not in known: raise InputError(f"{name} is '{value}'; choose from {', '.join(known)}")
         check_clips(self.clip_seconds, self.at)
+        check_fields(self)
         if self.interval < self.clip_seconds or abs(self.interval / self.clip_seconds - self.clips) > 1e-6:
             raise InputError(f"an interval of {self.interval:g} s is no whole number of clips of "
                              f"{self.clip_seconds:g} s; choose others")

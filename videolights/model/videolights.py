@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config import InputError, ModelConfig, from_dict
-from ..files import read_json
+from ..files import read_json, repair
 from .attention import FeedForward, clip_positions
 from .decoder import Decoder, MomentHeads, QueryDecoder
 from .encoder import ClipSaliency, Encoder, Saliency, joint_sequence
@@ -226,9 +226,9 @@ def load(
     path,            # a run folder (its best checkpoint is taken) or a checkpoint folder
 ) -> VideoLights:    # in evaluation mode; `.contract` is its feature contract, or None
     "Load a trained model from disk."
-    path = Path(path)
+    path = repair(path)
     if not path.exists(): raise InputError(f"{path}: no such folder; train a model first or check the path")
-    folder = path / "best" if (path / "best").is_dir() else path
+    folder = path / "best" if repair(path / "best").is_dir() else path
     weights = folder / "model.safetensors"
     if not weights.exists(): raise InputError(f"{folder}: holds no model.safetensors; is it a run or a checkpoint?")
     config = folder / "config.json"

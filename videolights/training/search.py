@@ -27,11 +27,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from ..config import Config, DataConfig, InputError, from_dict, read_yaml
+from ..config import Config, DataConfig, InputError, check_fields, from_dict, in_range, read_yaml, shorten
 from ..evaluation.reports import HEADLINES
 from ..files import locked, write_json, write_text
-from .grids import (Interrupted, Workers, changed_recipe, markdown_lines, read_run, run_name,
-                                        seconds_trained, section)
+from videolights.training.grids import (
+    Interrupted, Workers, changed_recipe, check_run, check_seeds, markdown_lines, read_run, run_name, seconds_trained,
+    section)
 from .loop import selected_metrics
 
 # %% ../../nbs/training/50_search.ipynb #91b22449
@@ -46,20 +47,25 @@ def read_setting(
     base: Config,    # the recipe that is searched around
 ) -> BaseDistribution:
     "An entry of the space as one of Optuna's distributions; anything that makes no sense is refused."
-    wrong = lambda what: InputError(f"space: '{name}': {what}")
+    wrong = lambda what: InputError(f"space: {shorten(name)}: {what}")
     if name in _FIXED: raise wrong("is the same in all trials; set it under change")
     values = [given.get("low"), given.get("high")] if isinstance(given, dict) else given
     if not isinstance(values, list) or len(values) < 2 or None in values:
-        raise wrong(f"expected a list of two or more choices, or low and high with log or step, found {given!r}")
+        raise wrong("expected a list of two or more choices, or low and high with log or step, "
+                    f"found {shorten(given)}")
+    if isinstance(given, list) and any(given.count(value) > 1 for value in given):
+        raise wrong("a choice occurs twice; keep one")
+    kind = {int: IntDistribution, float: FloatDistribution}.get(_KINDS.get(name))
+    try: distribution = CategoricalDistribution(given) if isinstance(given, list) else kind and kind(**given)
+    except (ValueError, OverflowError) as e: raise wrong(f"is no range ({e})") from None
+    except TypeError as e: distribution = wrong(f"is no range ({e})")     # of values that are told better below
     for value in values:
         try: base.with_changes({name: value})
         except InputError as e: raise InputError(f"space: {str(e).removeprefix('--set ')}") from None
     if name not in _KINDS: raise wrong("is no setting; names are those that --set takes, for example train.lr")
-    if isinstance(given, list): return CategoricalDistribution(given)
-    if _KINDS[name] not in (int, float): raise wrong("has no range, for it is no number; list its choices")
-    try: distribution = (IntDistribution if _KINDS[name] is int else FloatDistribution)(**given)
-    except (TypeError, ValueError) as e: raise wrong(f"is no range ({e})") from None
-    if any(getattr(distribution, key) != value for key, value in given.items()):
+    if isinstance(distribution, InputError): raise distribution
+    if distribution is None: raise wrong("has no range, for it is no number; list its choices")
+    if isinstance(given, dict) and any(getattr(distribution, key) != value for key, value in given.items()):
         raise wrong(f"{given} is no range in steps from low to high; the nearest is {distribution}")
     return distribution
 
@@ -69,21 +75,19 @@ class Search:
     "A base recipe and the space around it."
     base: str                        # a recipe, relative to the search's file
     space: dict                      # dotted name -> choices, or low and high with log or step
-    trials: int = 20                 # in all, the base recipe among them
+    trials: int = in_range(20, 1, 100_000)      # in all, the base recipe among them
     metric: str = ""                 # what to raise, as train.select takes it; "" leaves it to the base recipe
     seeds: list = field(default_factory=lambda: [2018])     # trained for each trial, one after the other
-    startup: int = 5                 # trials before the estimator proposes, finished ones before any is stopped early
-    warmup: int = 1                  # epochs of a trial before it may be stopped
-    seed: int = 2018                 # of what is drawn
+    startup: int = in_range(5, 1, 100_000)      # trials before the estimator proposes and before any is stopped early
+    warmup: int = in_range(1, 0, 100_000)       # epochs of a trial before it may be stopped
+    seed: int = in_range(2018, 0, 2**32 - 1)    # of what is drawn
     change: dict = field(default_factory=dict)              # changes of the base in every trial
     folder: str = "."                # that `base` and `data` are relative to: where the file was read
 
     def __post_init__(self):
-        if not isinstance(self.space, dict) or not self.space:
-            raise InputError("space is empty; name at least one setting")
-        if not self.seeds: raise InputError("seeds is empty; give at least one")
-        for name in ("trials", "startup"):
-            if getattr(self, name) < 1: raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.space: raise InputError("space is empty; name at least one setting")
+        check_seeds(self.seeds)
+        check_fields(self)
 
     @classmethod
     def load(cls, path: str | Path):
@@ -118,9 +122,9 @@ class Search:
 # %% ../../nbs/training/50_search.ipynb #c513ce2b
 def _check_space(search):
     "Refuse a space that makes no sense, and one without the base recipe."
-    DataConfig.load(search.recipe.data)
     if search.recipe.train.eval_split in ("", "test"):
         raise InputError("train.eval_split: settings are chosen on a validation split; name one")
+    check_run(search.recipe)
     distributions = search.distributions()
     try: optuna.trial.create_trial(params=search.start(), distributions=distributions, value=0.0)
     except ValueError as e:
