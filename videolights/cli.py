@@ -914,12 +914,14 @@ def serve_command(
     /, *,
     opening: BundleOptions = BundleOptions(),
     folder: File = None,  # videos in this folder may be asked for by path (default: uploads only)
-    host: str = "127.0.0.1",  # where to listen; the default is this machine alone; there is no authentication
-    port: int = 8000,  # 0 takes a free one
+    host: str = "127.0.0.1",  # where to listen; the default is this machine alone, beyond it a token is asked for
+    port: Port = 8000,  # 0 takes a free one
+    allow_host: Many = (),  # other names under which it is asked, as behind a proxy: films.example or films.example:8443
+    token: str = "",  # what clients must send (default: $VIDEOLIGHTS_TOKEN, or a new one that is printed)
     max_mb: Amount = 200,  # largest upload in megabytes
     max_seconds_of_video: Amount = 1800,  # longest video
     timeout: Amount = 120,  # longest time for an answer in seconds
-    threads: Count = 2,  # videos worked on at once
+    threads: Few = 2,  # videos worked on at once
 ):
     """Answer over HTTP: upload a video, or name one in an allowed folder; needs no PyTorch.
 
@@ -929,10 +931,13 @@ def serve_command(
       curl -F file=@video.mp4 -F "query=a star blinks" http://127.0.0.1:8000/predict
       curl --json '{"path": "a.mp4", "queries": ["a star blinks"]}' \\
           http://127.0.0.1:8000/predict/path
+      VIDEOLIGHTS_TOKEN=secret videolights serve exported/toyworld --host 0.0.0.0 \\
+          --allow-host films.example
+      curl -H "Authorization: Bearer secret" http://films.example:8000/contract
     """
     from videolights.deploy.serving import Limits, serve
     limits = Limits(max_mb=max_mb, max_video_s=max_seconds_of_video, timeout_s=timeout, workers=threads)
-    serve(bundle, folder, host, port, limits, **opening.options())
+    serve(bundle, folder, host, port, limits, allow_host, token, **opening.options())
 
 # %% ../nbs/90_cli.ipynb #b0c37020
 @verb("report", "Looking")
@@ -963,7 +968,9 @@ def explore_command(
     split: str = "",  # split to look at (default: val, or the first)
     videos: File = None,  # folder of videos, named by their vid (default: videos/ in the data set's root)
     html: File = None,  # write one static, still interactive file instead
-    port: Port = 8866,  # port of the page
+    port: Port = 8866,  # port of the page; 0 takes a free one
+    pages: Few = 4,  # that may be open at once; each is a Python process of some 200 MB
+    allow_host: Many = (),  # other names of the page, as behind a proxy or a tunnel: films.example or localhost:9000
     no_browser: bool = False,  # serve the page, and open no browser
     protocol: Protocol = "custom",  # of annotations without a YAML file
     clip_seconds: ClipSeconds = 2.0,  # length of a clip, for annotations without a YAML file
@@ -977,9 +984,11 @@ def explore_command(
       videolights explore one.jsonl two.jsonl highlight_val_release.jsonl \\
           --protocol qvhighlights
     """
-    from videolights.explore.page import open_all, serve_explorer, write_explorer
+    from videolights.explore.page import open_all, write_explorer
     choices: Any = dict(split=split, protocol=protocol, clip_seconds=clip_seconds)
-    if not html: return serve_explorer(sources, data, videos, port, not no_browser, **choices)
+    if not html:
+        from videolights.explore.server import serve_explorer
+        return serve_explorer(sources, data, videos, port, not no_browser, pages, allow_host, **choices)
     path = write_explorer(html, open_all(sources, data, **choices), videos)
     print(f"explorer: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 

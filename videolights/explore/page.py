@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Opened', 'open_model', 'read_predictions', 'open_dataset', 'progress', 'open_all', 'videos_of', 'explorer_page',
-           'write_notebook', 'serve_explorer', 'write_explorer']
+           'write_notebook', 'write_explorer']
 
 # %% ../../nbs/explore/73_page.ipynb #b215c665
 import gzip
@@ -186,26 +186,6 @@ def write_notebook(
     cells = [v4.new_code_cell(_CELL.format(arguments=arguments))]
     write_text(path, writes(v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel, title="VideoLights"))))
     return path
-
-# %% ../../nbs/explore/73_page.ipynb #b2a332cd
-def serve_explorer(
-    names,          # see `open_all`
-    dataset,        # see `open_dataset`
-    videos=None,    # folder of videos
-    port=8866,      # on this machine
-    browser=True,   # open one
-    **choices,      # split, protocol, clip_seconds of `open_all`
-):
-    "Serve the page on this machine until it is interrupted; `?theme=dark` makes it dark."
-    from voila.app import Voila
-    absolute = lambda p: str(Path(p).resolve())
-    videos_of(open_all(names, dataset, answers=False, **choices).dataset, videos)
-    with tempfile.TemporaryDirectory() as folder:
-        notebook = write_notebook(Path(folder, "explore.ipynb"), names=[absolute(n) for n in names],
-                                  dataset=absolute(dataset),
-                                  videos=videos and absolute(videos), **choices)
-        options = [f"--port={port}", "--Voila.ip=127.0.0.1", "--VoilaConfiguration.allow_theme_override=YES"]
-        Voila.launch_instance([str(notebook), *options, *["--no-browser"] * (not browser)])
 
 # %% ../../nbs/explore/73_page.ipynb #ef04fe61
 def _plain(fig):
