@@ -25,7 +25,7 @@ from conftest import CHROMIUM, CHROMIUM_FLAGS, ROOT, needs_chromium
 uvicorn, _ = pytest.importorskip("uvicorn"), pytest.importorskip("fastapi")
 
 from videolights.deploy.runtime import Runtime
-from videolights.access import Access, bind
+from videolights.deploy.access import Access, bind
 from videolights.deploy.serving import Limits, TimedProtocol, _Body, create_app, http_server, serve
 from videolights.features.video import write_video
 

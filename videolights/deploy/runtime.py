@@ -443,7 +443,6 @@ class Runtime:
     def prepare_video(self, arrays: dict) -> np.ndarray:
         "Clip features (L, video_dim) from one array per source, as its encoder gave it: `{\"clip\": (L, 512), ...}`."
         return join_sources(self.contract, "video", arrays)
-
     predict_batch, predict_dataset, predict_video, trace = predict_batch, predict_dataset, predict_video, trace_pair
     prepare_text = prepare_text
 

@@ -23,7 +23,7 @@ from tornado.web import HTTPError, RequestHandler
 from traitlets import Int
 from voila.app import Voila
 
-from ..access import Access, Asked, bind
+from ..deploy.access import Access, Asked, bind
 from ..config import InputError
 from .page import open_all, videos_of, write_notebook
 

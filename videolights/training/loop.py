@@ -194,7 +194,8 @@ class Run:
         self.eval_set = open_split(self.config, t.eval_split) if t.eval_split else None
         if accelerator.is_main_process:
             for split in filter(None, (self.train_set.dataset, self.eval_set)):
-                for note in cut_notes(getattr(split, "dataset", split)): print(note, file=sys.stderr)
+                whole = split.dataset if isinstance(split, ShuffledText) else split
+                for note in cut_notes(whole): print(note, file=sys.stderr)
         seconds = [row["duration"] for row in self.train_set.annotations]
         longest = min(math.ceil(max(seconds) / self.data.clip_seconds), self.data.max_clips)
         self.contract = {**self.data.contract(), "train_clips": longest}
