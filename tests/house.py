@@ -121,7 +121,7 @@ def by_hand():
 
 def static():
     "Lines of scripts, styles and templates."
-    return {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sorted((ROOT / "videolights").glob("**/static/*")) if p.is_file()}
+    return {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in sorted((ROOT / "videolights").glob("**/static/**/*")) if p.is_file()}
 
 
 def quantile(values, share): return sorted(values)[min(int(share * len(values)), len(values) - 1)] if values else 0

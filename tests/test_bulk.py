@@ -89,6 +89,60 @@ bulk.predict_many(Runtime.load({str(BUNDLE)!r}, providers="cpu", threads=1), {st
     assert len(read_jsonl(f"{out}.failures.jsonl")) == 3
 
 
+def test_a_replaced_video_is_asked_about_again(runtime, archive, tmp_path, capsys):
+    for i, name in enumerate(GOOD[1:]): shutil.copy(archive / name, tmp_path / f"{i}.mp4")
+    out = tmp_path / "out.jsonl"
+    ask = lambda *queries: predict_many(runtime, tmp_path, queries, out, progress=False)
+    assert ask(*QUERIES) == Tally(4, 0, 0)
+    shutil.copy(archive / GOOD[0], tmp_path / "0.mp4")
+    assert ask(QUERIES[0]) == Tally(2, 1, 0)                                                      # what was asked before is asked again, too
+    expected = [p.to_dict() for p in runtime.predict_video(tmp_path / "0.mp4", QUERIES)]
+    assert [{k: v for k, v in row.items() if k != "video"} for row in read_jsonl(out) if row["video"] == "0.mp4"] == expected
+    os.utime(tmp_path / "0.mp4")                                                                  # touched, not changed
+    assert ask(*QUERIES) == Tally(0, 4, 0)
+    (tmp_path / "0.mp4").write_bytes(b"")
+    assert ask(*QUERIES) == Tally(0, 2, 1)
+    assert [row["video"] for row in read_jsonl(out)] == ["1.mp4", "1.mp4"]
+    (tmp_path / "1.mp4").unlink()
+    assert ask(*QUERIES) == Tally(0, 0, 1)
+    assert len(read_jsonl(out)) == 2                                                              # what is gone has not changed
+    assert not capsys.readouterr().err
+
+
+def test_answers_without_marks_are_taken_on_trust_once_and_said(runtime, archive, tmp_path, capsys):
+    shutil.copy(archive / GOOD[0], tmp_path / "a.mp4")
+    out, ask = tmp_path / "out.jsonl", lambda: predict_many(runtime, tmp_path, QUERIES, tmp_path / "out.jsonl", progress=False)
+    ask(); (tmp_path / "out.jsonl.videos.jsonl").unlink()
+    assert ask() == Tally(0, 2, 0)
+    assert capsys.readouterr().err.count("taken on trust") == 1
+    shutil.copy(archive / GOOD[1], tmp_path / "a.mp4")
+    assert ask() == Tally(2, 0, 0)
+    assert len(read_jsonl(out)) == 2
+    assert not capsys.readouterr().err
+
+
+def test_two_runs_at_once_write_nothing_twice(archive, whole, tmp_path):
+    out = tmp_path / "found.jsonl"
+    (tmp_path / "link.jsonl").symlink_to(out)
+    out.touch()
+    code = f"""
+import sys, videolights.deploy.bulk as bulk
+from videolights.config import InputError
+from videolights.deploy.runtime import Runtime
+runtime = Runtime.load({str(BUNDLE)!r}, providers="cpu", threads=1)
+print("ready", flush=True); sys.stdin.readline()
+try: print(bulk.predict_many(runtime, {str(archive)!r}, {QUERIES!r}, sys.argv[1], progress=False))
+except InputError as e: print(e)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", code, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for name in (out, tmp_path / "link.jsonl")]
+    for process in both: assert process.stdout.readline() == "ready\n"
+    for process in both: process.stdin.write("go\n"); process.stdin.flush()
+    said = [process.communicate()[0] for process in both]
+    assert sum("answered=6" in text for text in said) == 1, said
+    assert all("answered=" in text or "found.jsonl: is in use by another process (pid" in text for text in said), said
+    assert out.read_bytes() == whole.read_bytes()
+
+
 def test_a_video_is_read_once_for_all_its_queries(runtime, archive, tmp_path, monkeypatch):
     opened, real = [], runtime.predict_video
     monkeypatch.setattr(runtime, "predict_video", lambda path, queries: opened.append((path.name, len(queries))) or real(path, queries), raising=False)

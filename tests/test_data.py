@@ -3,18 +3,23 @@ import gzip
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+import yaml
+from conftest import ROOT
 
+from videolights.cli import main
 from videolights.config import DataConfig, InputError, Source
 from videolights.data import store as features
 from videolights.data.annotations import clips_inside, read_annotations, saliency_labels, with_duration, write_annotations
-from videolights.data.store import Dataset, FeatureStore, FolderFeatures, check, open_features, pack
-from videolights.files import locked
+from videolights.data.store import Dataset, FeatureStore, FolderFeatures, check, cut_notes, open_features, pack
+from videolights.files import locked, overwriting
 
 
 # --- real files ---------------------------------------------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def test_a_store_that_does_not_fit_is_refused(small):
         assert any("another feature contract" in str(p) for p in check(other, progress=False))
     index = json.loads((store / "index.json").read_text())
     (store / "index.json").write_text(json.dumps({**index, "version": 99}))
-    with pytest.raises(InputError, match="a store of version 99, not 1; run `videolights data pack` again"): FeatureStore.open(small)
+    with pytest.raises(InputError, match="a store of version 99, not 1 or 2; run `videolights data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index)[:100])
     with pytest.raises(InputError, match="index.json: not valid JSON.*data pack` again"): FeatureStore.open(small)
     (store / "index.json").write_text(json.dumps(index))
@@ -236,6 +241,176 @@ def test_a_store_that_does_not_fit_is_refused(small):
     with pytest.raises(InputError, match="clip.npy: holds .* bytes instead of"): FeatureStore.open(small)
     (store / "clip.npy").write_bytes(clip)
     assert FeatureStore.open(small).video("v0").shape == (20, 10)
+
+
+# --- a store replaces nothing but a store -------------------------------------------------------------------------------------------------
+
+def contents(folder): return {str(f.relative_to(folder)): f.is_file() and f.read_bytes() for f in sorted(folder.rglob("*"))}
+
+
+def described(data, **change):
+    "The YAML file of a data set."
+    path = data.path("data.yaml")
+    path.write_text(yaml.safe_dump({**asdict(data), "root": ".", **change}))
+    return path
+
+
+PLACES = {
+    "the root": ".", "nothing": "", "above it": "..", "around": "clip/..", "absolute": lambda root: str(root), "features": "clip", "with a slash": "words/",
+    "annotations": "train.jsonl", "annotations' folder": "labels", "through a link": lambda root: os.symlink(root, root / "link") or "link",
+    "a link to features": lambda root: os.symlink(root / "clip", root / "link") or "link", "videos": "videos", "other files": "thesis",
+    "another index": "site", "a store and more": "notes"}
+
+
+@pytest.mark.parametrize("place, overwrite", [(place, False) for place in PLACES] +      # the others are what --overwrite is for
+                         [(place, True) for place in PLACES if place not in ("videos", "other files", "a store and more")])
+def test_a_place_that_is_no_store_is_kept(small, place, overwrite, capsys):
+    pack(replace(small, store="notes"), progress=False)
+    for name, text in {"labels/train.jsonl": small.path("train.jsonl").read_text(), "videos/v0.mp4": "film", "thesis/a.tex": "years of work",
+                       "site/index.json": '{"pages": []}', "notes/why.txt": "a thought"}.items():
+        small.path(name).parent.mkdir(exist_ok=True); small.path(name).write_text(text)
+    store = PLACES[place](small.path()) if callable(PLACES[place]) else PLACES[place]
+    yaml_file = described(small, store=store, splits={"train": "labels/train.jsonl" if "folder" in place else "train.jsonl"})
+    before = contents(small.path())
+    with overwriting() if overwrite else nullcontext(): assert main(["data", "pack", str(yaml_file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("videolights: error: ") and said.count("\n") == 1 and "unexpected" not in said and "; " in said
+    assert contents(small.path()) == before
+
+
+@pytest.mark.parametrize("prepare", [lambda place: None, lambda place: place.mkdir(), lambda place: os.symlink(place.parent / "real", place)])
+def test_a_place_that_is_new_empty_or_a_store_is_taken(small, prepare):
+    (small.path("real")).mkdir(); prepare(small.path("store"))
+    for _ in range(2): pack(small, progress=False)
+    assert isinstance(open_features(small), FeatureStore)
+    assert small.path("store").is_symlink() == (small.path("real/index.json").exists())
+
+
+# --- a store knows what it was packed from -----------------------------------------------------------------------------------------------
+
+def save(data, name, rows=20, dim=4): np.savez(data.path(name), features=np.random.default_rng(9).normal(size=(rows, dim)))
+
+
+def replaced_within_size_and_time(data):
+    "Other numbers under the same size and time: only a hash can tell."
+    path, before = data.path("slowfast/v1.npz"), data.path("slowfast/v1.npz").stat()
+    np.savez(path, features=np.ones((20, 6), np.float16))
+    assert path.stat().st_size == before.st_size
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def other_bytes(data):
+    path = data.path("words/qid2.npz")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+STALE = {
+    "another length": (lambda d: save(d, "clip/v2.npz", rows=22), "v2.npz: has changed since .* was packed \\(1 such files\\)"),
+    "other numbers": (lambda d: save(d, "clip/v2.npz", rows=21), "v2.npz: has changed"),
+    "other bytes": (other_bytes, "qid2.npz: has changed"),
+    "emptied": (lambda d: d.path("clip/v1.npz").write_bytes(b""), "v1.npz: has changed"),
+    "gone": (lambda d: d.path("words/qid1.npz").unlink(), "qid1.npz: is gone"),
+    "all of one source": (lambda d: [save(d, f"clip/v{i}.npz", rows=20) for i in range(4)], "\\(4 such files\\)"),
+    "a folder gone": (lambda d: d.path("clip").rename(d.path("old")), "clip: no such folder"),
+}
+
+
+@pytest.mark.parametrize("change", STALE)
+def test_changed_features_are_noticed(small, change):
+    pack(small, progress=False)
+    spoil, says = STALE[change]
+    spoil(small)
+    with pytest.raises(InputError, match=says) as e: Dataset(small, "train")
+    assert "\n" not in str(e.value) and "; " in str(e.value)
+    assert any(p.item == "store" for p in check(small, progress=False))
+    if change in ("another length", "other numbers"):
+        pack(small, progress=False)
+        assert Dataset(small, "train")[2]["video"].shape == (20, 10)
+
+
+def test_what_only_a_hash_can_tell_is_left_to_the_check(small):
+    pack(small, progress=False)
+    replaced_within_size_and_time(small)
+    Dataset(small, "train")
+    assert [str(p).partition(" since")[0] for p in check(small, progress=False)] == ["store: has changed"]
+
+
+@pytest.mark.parametrize("change", [dict(folder="twins"), dict(key="other"), dict(file="twin_{vid}.npz")])
+def test_a_source_that_points_elsewhere_is_noticed(small, change):
+    "Another folder, another array in the files, other files; and a copied folder is none."
+    for name in ("twins", "clip"): small.path(name).mkdir(exist_ok=True)
+    for i in range(4):
+        for name in (f"clip/v{i}", f"twins/v{i}", f"clip/twin_v{i}"):
+            np.savez(small.path(f"{name}.npz"), features=np.full((20, 4), float("twin" in name)), other=np.full((20, 4), 2.))
+    pack(small, progress=False)
+    moved = replace(small, sources=[SOURCES[0], replace(SOURCES[1], **change), SOURCES[2]])
+    with pytest.raises(InputError, match="packed for another feature contract|has changed"): Dataset(moved, "train")
+    shutil.rmtree(small.path("twins")); shutil.copytree(small.path("clip"), small.path("twins"), copy_function=shutil.copy)
+    if "folder" in change: Dataset(moved, "train")
+
+
+def test_a_store_that_travels_says_so_once(small, tmp_path, capsys):
+    pack(small, progress=False)
+    item = Dataset(small, "train")[1]
+    there = tmp_path / "there"; there.mkdir()
+    for name in ("store", "train.jsonl"): shutil.move(small.path(name), there / name)
+    for _ in range(2): again = Dataset(replace(small, root=str(there)), "train")[1]
+    assert (again["video"] == item["video"]).all()
+    said = capsys.readouterr().err
+    assert said.count("read without its folders of features") == said.count("\n") == 1
+
+
+def test_rows_that_came_later_are_named_when_the_store_is_opened(small):
+    pack(small, progress=False)
+    rows = read_annotations(small.path("train.jsonl"))
+    write_annotations(small.path("train.jsonl"), [*rows, {**rows[0], "qid": 9}])
+    with pytest.raises(InputError, match=r"store: holds no text '9' \(1 such rows\); run `videolights data pack`"): Dataset(small, "train")
+
+
+def test_a_file_replaced_while_it_is_packed_is_an_error(small, monkeypatch):
+    read = features.read_source
+    def slow(data, source, row):
+        x = read(data, source, row)
+        if source.name == "clip" and row["vid"] == "v3": save(data, "clip/v0.npz", rows=25)
+        return x
+    monkeypatch.setattr(features, "read_source", slow)
+    with pytest.raises(InputError, match="v0.npz: changed while it was packed"): pack(small, progress=False)
+    assert not small.path("store").exists()
+
+
+def test_a_store_of_the_version_before_says_what_it_cannot_tell(capsys, tmp_path):
+    before = shutil.copytree(ROOT / "tests/data/before", tmp_path / "before")
+    for _ in range(2): Dataset(DataConfig.load(before / "data.yaml"), "val")
+    said = capsys.readouterr().err
+    assert said.count("made by the version before") == said.count("\n") == 1
+
+
+# --- names stay in their folder, and cuts are told ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("change", [dict(vid="../clip/v1"), dict(vid="/etc/passwd"), dict(vid="a/../../x"), dict(qid="/../../train"), dict(qid="..", vid="v\0")])
+def test_names_that_lead_out_of_the_features(small, change):
+    rows = read_annotations(small.path("train.jsonl"))
+    write_annotations(small.path("train.jsonl"), [{**rows[0], **change}])
+    for door in (lambda: Dataset(small, "train"), lambda: pack(small, progress=False)):
+        with pytest.raises(InputError, match="leads out of the folders"): door()
+    with pytest.raises(InputError, match="leads out of"): [FolderFeatures(small).video(change.get("vid", "v1")), FolderFeatures(small).text({**rows[0], **change})]
+    assert any("leads out of" in str(p) for p in check(small, progress=False))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_cut_is_said(small, packed, capsys):
+    np.savez(small.path("words/qid2.npz"), last_hidden_state=np.ones((7, 5)))
+    data = DataConfig.load(described(small, max_words=3, max_clips=19))
+    if packed: pack(data, progress=False)
+    notes = ["small, train: 1 of 4 queries have more than 3 words and are cut (qid 2)",
+             "small, train: 4 of 4 videos have more than 19 clips and are cut (v0, v1, v2, ...)"]
+    assert cut_notes(Dataset(data, "train")) == notes
+    assert main(["data", "check", str(small.path("data.yaml"))]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")] == [f"note: {note}" for note in notes]
+    small.path("recipe.yaml").write_text(json.dumps(dict(data="data.yaml", model=dict(dim=8, heads=2, encoder_layers=1, decoder_layers=1),
+                                                         train=dict(epochs=1, batch_size=4, eval_split=""))))
+    assert main(["train", str(small.path("recipe.yaml")), "--out", str(small.path("run"))]) == 0
+    assert [line for line in capsys.readouterr().err.splitlines() if "are cut" in line] == notes
 
 
 def test_reading_is_cut_to_contract(small):

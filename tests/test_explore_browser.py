@@ -1,11 +1,15 @@
 "The explorers in a real browser: the page that `videolights explore` serves, and a notebook in JupyterLab."
+import http.server
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import CHROMIUM, CHROMIUM_FLAGS, needs_chromium
@@ -96,14 +100,23 @@ class Seen:
         return now
 
 
-def test_page(world, browser):
+def explored(world, *options):
+    "The explorers' page as it is served: (process, address of the server, token)."
     port = free_port()
-    command = [sys.executable, "-m", "videolights", "explore", "run", "toy/toyworld.yaml", "--port", str(port), "--no-browser"]
+    command = [sys.executable, "-m", "videolights", "explore", "run", "toy/toyworld.yaml", "--port", str(port), "--no-browser", *options]
     server = served(command, port, world)
+    return server, f"http://127.0.0.1:{port}", re.search(r"\?token=(\S+)", (world / f"server{port}.log").read_text())[1]
+
+
+def test_page(world, browser):
+    server, home, token = explored(world)
     try:
         page = browser.new_page(viewport=dict(width=1400, height=1000))
         page.set_default_timeout(WAIT)
-        page.goto(f"http://127.0.0.1:{port}/?theme=dark")
+        asked = []
+        page.on("requestfinished", lambda request: asked.append(request.url))
+        page.goto(f"{home}/?theme=dark&token={token}")
+        assert page.url == f"{home}/?theme=dark"                                                      # the token is a cookie now
         seen = Seen(page)
         page.wait_for_selector(MAP)
         queries = page.locator(".vl-picker select").last
@@ -126,6 +139,70 @@ def test_page(world, browser):
         page.locator(".annotation-text", has_text="R1@0.5").first.wait_for()
         if folder := os.environ.get("VIDEOLIGHTS_SCREENSHOTS"): page.screenshot(path=f"{folder}/page.png")
         page.close()
+        assert not [url for url in asked if not url.startswith((home, "data:", "blob:"))]             # nothing from elsewhere
+    finally: stop(server)
+
+
+def kernels(server): return len(Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())
+
+
+def wait_until(right):
+    end = time.time() + WAIT / 1000
+    while not right():
+        assert time.time() < end
+        time.sleep(.2)
+
+
+ATTACK = """async home => {
+    const read = (path, options) => fetch(home + path, {credentials: "include", ...options}).then(r => r.text()).catch(() => "");
+    const frame = document.createElement("iframe"); frame.src = home + "/"; document.body.append(frame);
+    const image = new Image(); image.src = home + "/";
+    const socket = await new Promise(done => { const ws = new WebSocket(home.replace("http", "ws") + "/api/kernels/KERNEL/channels");
+        ws.onopen = () => done("open"); ws.onerror = () => done(""); });
+    return [socket, await read("/"), await read("/api/kernels/KERNEL"), await read("/api/kernels/KERNEL", {method: "DELETE"}),
+            await read("/voila/api/shutdown/KERNEL", {method: "POST", mode: "no-cors"})]; }"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts processes as Linux shows them")
+def test_the_page_is_for_who_has_its_token(world, browser):
+    "Names, origins and tokens at every address; as many kernels as told, each of which ends with its page."
+    server, home, token = explored(world, "--pages", "1")
+    try:
+        def status(path, **headers):
+            try: return urllib.request.urlopen(urllib.request.Request(home + path, headers=headers), timeout=30).status
+            except urllib.error.HTTPError as e: return e.code
+        cookie = dict(Cookie=f"videolights-{home.rpartition(':')[2]}={token}")
+        for path in ("/", "/api/kernels", "/voila/static/voila.js", "/voila/files/explore.ipynb", "/voila/api/themes/", "/login", "/?token=wrong", "/nothing"):
+            assert status(path) == 401
+            assert status(path, Host="evil.example", **cookie) == 421
+            assert status(path, Origin="http://evil.example", **cookie) == 403
+        assert kernels(server) == 0                                                                   # none of these started one
+        context = browser.new_context()
+        page = context.new_page()
+        found = []
+        page.on("websocket", lambda socket: found.append(socket.url))
+        page.set_default_timeout(WAIT)
+        page.goto(f"{home}/?token={token}")
+        page.wait_for_selector(MAP)
+        assert kernels(server) == 1
+        assert status("/", **cookie) == 503                                                           # one page more than told
+        other = context.new_page()                                                                    # a page of another port: it has the cookie, too
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as foreign:
+            threading.Thread(target=foreign.serve_forever, daemon=True).start()
+            other.goto(f"http://127.0.0.1:{foreign.server_port}/")
+            kernel = re.search(r"kernels/([\w-]+)/", found[0])[1]
+            assert other.evaluate(ATTACK.replace("KERNEL", kernel), home) == [""] * 5
+            foreign.shutdown()
+        other.close()
+        assert kernels(server) == 1
+        page.close()
+        wait_until(lambda: kernels(server) == 0)
+        page = context.new_page()                                                                     # there is a place again
+        page.goto(home, timeout=WAIT)
+        page.wait_for_selector(MAP, timeout=WAIT)
+        page.goto("about:blank")
+        wait_until(lambda: kernels(server) == 0)
+        context.close()
     finally: stop(server)
 
 

@@ -18,7 +18,7 @@ from videolights.config import DataConfig, InputError
 from videolights.encoders.extraction import extract, open_encoders, video_file
 from videolights.data.store import check
 from videolights.features.protocol import ENCODERS, encode_file, get_encoder
-from videolights.files import read_array, read_jsonl, write_jsonl
+from videolights.files import locked, read_array, read_jsonl, write_jsonl
 from videolights.features.video import write_video
 
 
@@ -181,6 +181,89 @@ def test_killed_in_the_middle_and_resumed(tmp_path):
     assert features(tmp_path / "killed") == features(tmp_path / "whole")
 
 
+def video(path, seed):
+    "A video of a size that its content does not tell."
+    write_video(path, np.random.default_rng(seed).integers(0, 255, (24, 32, 40, 3)).astype(np.uint8), 8)
+    return path
+
+
+def replaced(path, out): video(path, 1)
+def same_size_and_time(path, out):
+    size, seen = path.stat().st_size, path.stat()
+    path.write_bytes(video(path.with_name("other.mp4"), 1).read_bytes().ljust(size, b"\0")[:size]); path.with_name("other.mp4").unlink()
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns + 1))
+def emptied(path, out): video_file(out, "cheap", "a").write_bytes(b"")
+def cut(path, out): file = video_file(out, "cheap", "a"); file.write_bytes(file.read_bytes()[:-30])
+def overwritten(path, out): np.savez(video_file(out, "cheap", "a"), features=np.zeros((2, 3)))
+def lost(path, out): video_file(out, "cheap", "a").unlink()
+
+
+@pytest.mark.parametrize("harm", [replaced, same_size_and_time, emptied, cut, overwritten, lost])
+def test_features_are_of_the_video_that_is_there(tmp_path, harm):
+    path, out, get = video(tmp_path / "videos" / "a.mp4", 0), tmp_path / "out", lambda: extract(tmp_path / "videos", {"cheap": Cheap()}, tmp_path / "out", progress=False)[0]
+    video(tmp_path / "videos" / "b.mp4", 2)
+    assert sorted(get().done) == ["a", "b"]
+    os.utime(path)                                                                                # touched, not changed
+    assert get().skipped == 2
+    harm(path, out)
+    try: expected = encode_file(Cheap(), path, 2)
+    except InputError: assert "a" in get().failed
+    else:
+        assert get().done == ["a"]
+        np.testing.assert_allclose(read_array(video_file(out, "cheap", "a")), expected, rtol=1e-3)
+    assert get().skipped >= 1
+
+
+def test_a_source_added_later_does_not_hide_a_replaced_video(tmp_path):
+    path, out = video(tmp_path / "videos" / "a.mp4", 0), tmp_path / "out"
+    get = lambda *names: extract(tmp_path / "videos", {name: Cheap() for name in names}, out, progress=False)[0]
+    get("one"); replaced(path, out); get("two")
+    assert get("one", "two").done == ["a"]
+    assert np.array_equal(read_array(video_file(out, "one", "a")), read_array(video_file(out, "two", "a")))
+    assert get("one", "two").skipped == 1
+
+
+def test_a_replaced_video_that_cannot_be_read_leaves_the_data_set(tmp_path):
+    path, out, rows = video(tmp_path / "videos" / "a.mp4", 0), tmp_path / "out", queries(tmp_path / "train.jsonl", {"a": 3})
+    get = lambda: extract(tmp_path / "videos", {"cheap": Cheap()}, out, annotations=[rows], progress=False)
+    assert get()[2] == {"train": 0}
+    path.write_bytes(path.read_bytes()[:900])
+    assert get()[2] == {"train": 1}
+
+
+def test_texts_are_whole(tmp_path):
+    from videolights.encoders.extraction import extract_texts, text_file
+    again = lambda: extract_texts([dict(qid=1, query="a dog")], {"cheap": Cheap()}, tmp_path)
+    assert (again(), again()) == (1, 0)
+    file = text_file(tmp_path, "cheap", 1)
+    for harm in (lambda data: b"", lambda data: data[:-30], lambda data: data.replace(b"d\0\0\0o\0\0\0g", b"c\0\0\0o\0\0\0w")):
+        file.write_bytes(harm(file.read_bytes()))
+        assert (again(), again()) == (1, 0)
+
+
+def test_features_without_marks_are_taken_on_trust_once_and_said(tmp_path, capsys):
+    path, out = video(tmp_path / "videos" / "a.mp4", 0), tmp_path / "out"
+    video(tmp_path / "videos" / "b.mp4", 2)
+    get = lambda: extract(tmp_path / "videos", {"cheap": Cheap()}, out, progress=False)[0]
+    get(); shutil.rmtree(out / "marks"); video_file(out, "cheap", "b").write_bytes(b"")
+    capsys.readouterr()
+    assert get().done == ["b"]
+    assert capsys.readouterr().err.count("taken on trust") == 1
+    replaced(path, out)
+    assert get().done == ["a"]
+    assert not capsys.readouterr().err
+
+
+def test_one_run_in_a_folder(tmp_path, capsys):
+    video(tmp_path / "videos" / "a.mp4", 0)
+    words = "extract", tmp_path / "videos", "--sources", "builtin", "--out", tmp_path / "out"
+    (tmp_path / "out").mkdir()
+    with locked(tmp_path / "out"): assert run(*words) == 2
+    assert f"in use by another process (pid {os.getpid()}" in capsys.readouterr().err
+    assert run(*words) == 0
+    assert not list(tmp_path.rglob("*.holder"))
+
+
 def test_several_encoders_share_a_decode(zoo, annotations, tmp_path):
     torch, _ = pytest.importorskip("torch"), pytest.importorskip("transformers")
     from videolights.encoders.blip2 import random_blip2
@@ -259,7 +342,7 @@ def test_bad_input_is_one_line(zoo, tmp_path, capsys, monkeypatch):
     out = ("--out", tmp_path / "out")
     cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no videos"),
              ((zoo, "--sources", "bultin", *out), "no encoder is called 'bultin'"), ((zoo, "--sources", ",", *out), "names no encoder"),
-             ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "positive number"),
+             ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "clip_seconds is 0"),
              ((zoo, "--sources", "builtin", "--weights", "clip", *out), "expected source=place"), ((zoo, "--sources", "builtin", "--weights", "clip=x", *out), "is not among the sources"),
              ((zoo, "--sources", "builtin", "--annotations", tmp_path / "slash.jsonl", *out), "slash"), ((zoo, "--sources", "builtin", "--pack", *out), "--annotations"),
              ((zoo, "--sources", "slowfast", "--device", "cpu", *out), "get SLOWFAST_8x8_R50.pkl"), ((zoo, "--sources", "slowfast", "--device", "tpu", *out), "choose cpu or auto")]

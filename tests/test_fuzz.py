@@ -66,7 +66,7 @@ def test_answers_that_cannot_be_scored(change, says):
 
 def test_windows_outside_are_counted_and_change_nothing():
     outside = [ANSWER | dict(pred_relevant_windows=[[0, 10, .9], [-3, 4, .5], [15, 40, .2]])]
-    with pytest.warns(UserWarning, match="2 windows reach outside"): result = evaluate(outside, [ROW])
+    with pytest.warns(UserWarning, match="windows outside their videos: 2;"): result = evaluate(outside, [ROW])
     assert result["brief"]["MR-full-R1@0.7"] == evaluate([ANSWER], [ROW])["brief"]["MR-full-R1@0.7"] == 100
 
 

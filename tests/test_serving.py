@@ -3,8 +3,10 @@
 Every refusal is a JSON object with one line, says nothing of the machine, leaves no file behind, and the service answers the next request.
 """
 import http.client
+import http.server
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,17 +14,19 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import CHROMIUM, CHROMIUM_FLAGS, ROOT, needs_chromium
 
 uvicorn, _ = pytest.importorskip("uvicorn"), pytest.importorskip("fastapi")
 
 from videolights.deploy.runtime import Runtime
-from videolights.deploy.serving import Limits, bind, create_app, serve
+from videolights.access import Access, bind
+from videolights.deploy.serving import Limits, TimedProtocol, _Body, create_app, http_server, serve
 from videolights.features.video import write_video
 
 BUNDLE = ROOT / "exported" / "toyworld"
@@ -55,7 +59,7 @@ def videos(tmp_path_factory):
 class Client:
     "A running server, and the ways to ask it."
     def __init__(self, app):
-        self.listening, self.server = bind("127.0.0.1", 0), uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        self.listening, self.server = bind("127.0.0.1", 0), http_server(app, "critical")
         self.address = self.listening.getsockname()
         self.thread = threading.Thread(target=self.server.run, kwargs=dict(sockets=[self.listening]), daemon=True)
         self.thread.start()
@@ -68,7 +72,9 @@ class Client:
         try:
             connection.request(method, path, body, dict(headers), **options)
             answer = connection.getresponse()
-            return SimpleNamespace(status=answer.status, headers=answer.headers, data=json.loads(answer.read()))
+            body = answer.read()
+            data = json.loads(body) if answer.headers.get_content_subtype() == "json" else body
+            return SimpleNamespace(status=answer.status, headers=answer.headers, data=data)
         finally: connection.close()
 
     def post(self, path, value):
@@ -77,6 +83,12 @@ class Client:
     def by_path(self, path, *queries): return self.post("/predict/path", dict(path=str(path), queries=queries or QUERIES))
 
     def upload(self, data, *queries, **fields): return self.ask("POST", "/predict", *form(data, *queries, **fields))
+
+    def head(self, request_line, *headers):
+        "A request of these headers alone; its whole answer."
+        with socket.create_connection(self.address, timeout=30) as line:
+            line.sendall("\r\n".join([f"{request_line} HTTP/1.1", *headers, "Connection: close", "", ""]).encode())
+            return b"".join(iter(lambda: line.recv(65536), b""))
 
     def raw(self, *parts):
         "Send bytes as they are, the parts one by one until the server has had enough; its whole answer."
@@ -272,7 +284,7 @@ def test_wrong_forms(client, refused, videos):
 def test_a_huge_upload_is_cut_off(client, refused, scratch):
     body, _ = form(bytes(5_000_000), "a star")
     refused(client.upload(bytes(5_000_000), "a star"), 413, "larger than 2 MB")
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=line\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=line\r\n"
     refused(client.raw(head + b"Content-Length: 99999999999\r\n\r\n", body[:5000]), 413)                            # told in advance: nothing of it is read
     sent = []
     def endless():
@@ -334,7 +346,7 @@ def test_what_takes_too_long(slow, videos):
     assert client.by_path("a.mp4", "a star").status == 200
     assert ["waits"] not in waits.begun
     body, headers = form((videos / "a.mp4").read_bytes(), "a star")
-    head = "".join(["POST /predict HTTP/1.1\r\nHost: x\r\n", *(f"{k}: {v}\r\n" for k, v in headers.items()), f"Content-Length: {len(body)}\r\n\r\n"]).encode()
+    head = "".join(["POST /predict HTTP/1.1\r\nHost: localhost\r\n", *(f"{k}: {v}\r\n" for k, v in headers.items()), f"Content-Length: {len(body)}\r\n\r\n"]).encode()
     assert client.raw(head, body[:1000]).status == 504                   # an upload that stalls
     assert client.by_path("a.mp4", "a star").status == 200
 
@@ -361,6 +373,141 @@ def test_the_unforeseen_stays_inside(slow, videos, scratch):
     assert list(scratch.iterdir()) == []
 
 
+# who may ask ---------------------------------------------------------------------------------------------------------------------
+
+FOREIGN = ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", "127.0.0.1:1", "0.0.0.0:{port}", "a@127.0.0.1:{port}", ""]
+
+
+@pytest.mark.parametrize("request_line", ["GET /health", "GET /docs", "GET /openapi.json", "POST /predict", "POST /predict/path", "OPTIONS /predict", "HEAD /contract", "GET /nothing"])
+def test_foreign_names_and_pages_get_nothing(request_line, client):
+    port = client.address[1]
+    own, home = f"Host: 127.0.0.1:{port}", f"http://127.0.0.1:{port}"
+    refused = [(421, [f"Host: {host.format(port=port)}"]) for host in FOREIGN]
+    refused += [(403, [own, f"Origin: {origin}"]) for origin in ("null", "http://evil.example", f"https://127.0.0.1:{port}", "http://127.0.0.1", "http://127.0.0.1:1")]
+    refused += [(403, [own, "Sec-Fetch-Site: cross-site"]), (403, [own, f"Origin: {home}", "Origin: http://evil.example"]), (400, [own, own]), (400, [])]
+    for status, headers in refused:
+        answer = client.head(request_line, *headers)
+        assert int(answer.split()[1]) == status, (headers, answer)
+        assert b"access-control" not in answer.lower()
+        if not request_line.startswith("HEAD"): assert list(json.loads(answer.partition(b"\r\n\r\n")[2])) == ["error"]
+    assert client.head(request_line.replace(" ", f" {home}"), own).split()[1] == b"421"              # as to a proxy
+    for headers in ([own], [own, f"Origin: {home}", "Sec-Fetch-Site: same-origin"], ["Host: localhost"], [f"Host: [::1]:{port}"]):
+        assert int(client.head(request_line, *headers).split()[1]) not in (400, 403, 421)
+
+
+def test_the_token(runtime, videos):
+    client = Client(create_app(runtime, videos, LIMITS, Access(("films.example",), "secret")))
+    ask = lambda path, **headers: client.ask("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    assert ask("/health").data == {"status": "ok"}
+    assert client.by_path("a.mp4").status == 401
+    for path in ("/contract", "/docs", "/docs/static/docs.js", "/openapi.json", "/nothing", "/contract?token=secre", "/contract?token="):
+        assert ask(path).status == 401
+        assert ask(path, Authorization="Bearer wrong").status == 401
+    assert ask("/health", Authorization="Bearer secret").data["model"] == "toyworld"
+    answer = ask("/contract?token=secret", Host="films.example")
+    assert answer.status == 200
+    assert {"HttpOnly", "SameSite=Strict"} <= set(answer.headers["Set-Cookie"].split("; "))
+    assert ask("/contract", Cookie=answer.headers["Set-Cookie"].split(";")[0]).status == 200
+    assert client.post("/predict/path?token=secret", dict(path="a.mp4", queries=QUERIES)).status == 401
+    client.close()
+
+
+def test_the_documentation_needs_nobody_else(client):
+    for path in ("/docs", "/docs/static/docs.js", "/docs/static/docs.css"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{client.address[1]}{path}") as answer: text, headers = answer.read().decode(), answer.headers
+        assert "//" not in re.sub(r"^//.*$", "", text, flags=re.M)                                    # no address but its own
+        assert "default-src 'none'" in headers["Content-Security-Policy"] and "unsafe" not in headers["Content-Security-Policy"]
+        assert (headers["X-Content-Type-Options"], headers["X-Frame-Options"], headers["Referrer-Policy"]) == ("nosniff", "DENY", "no-referrer")
+    assert client.ask("GET", "/redoc").status == 404
+
+
+@needs_chromium
+def test_pages_in_a_browser(client, videos):
+    "The documentation works without a network, and a page on another origin gets nothing."
+    playwright = pytest.importorskip("playwright.sync_api")
+    home, asked = f"http://127.0.0.1:{client.address[1]}", []
+    foreign = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Page", (http.server.BaseHTTPRequestHandler,), dict(
+        do_GET=lambda self: (self.send_response(200), self.end_headers()), log_message=lambda *args: None)))
+    threading.Thread(target=foreign.serve_forever, daemon=True).start()
+    rule = f"--host-resolver-rules=MAP evil.example 127.0.0.1:{foreign.server_port}, MAP rebound.example 127.0.0.1:{client.address[1]}"
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=[*CHROMIUM_FLAGS, rule])
+        page = browser.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        errors = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(f"{home}/docs")
+        page.get_by_role("heading", name="POST /predict/path").wait_for()
+        page.locator("[name=file]").set_input_files(videos / "a.mp4")
+        page.locator("[name=query]").fill("a red circle")
+        page.get_by_role("button", name="Ask").click()
+        page.locator("#answer", has_text="saliency").wait_for()
+        assert not errors
+        assert all(url.startswith((home, "data:")) for url in asked)
+        for url in ("http://evil.example/", f"http://127.0.0.1:{foreign.server_port}/"):
+            page.goto(url)
+            got = page.evaluate("""async home => {
+                const read = (path, options) => fetch(home + path, options).then(r => r.text()).catch(() => "");
+                const form = () => { const data = new FormData(); data.append("query", "a"); return data; };
+                return [await read("/contract"), await read("/health", {headers: {Authorization: "Bearer x"}}), await read("/predict", {method: "POST", body: form()}),
+                        await read("/contract", {mode: "no-cors"}), await new Promise(done => { const script = document.createElement("script");
+                        script.onload = () => done("loaded"); script.onerror = () => done(""); script.src = home + "/docs/static/docs.js"; document.head.append(script); })]; }""", home)
+            assert got == [""] * 5
+            page.set_content(f"<form method=post action={home}/predict/path enctype=text/plain><input name=x></form>")
+            with page.expect_navigation() as sent: page.evaluate("document.forms[0].submit()")
+            assert sent.value.status == 403
+        assert page.goto("http://rebound.example/contract").status == 421                              # a name that leads here
+        browser.close()
+    foreign.shutdown()
+
+
+# slow clients --------------------------------------------------------------------------------------------------------------------
+
+def test_slow_headers_keep_nobody_out(client, monkeypatch):
+    monkeypatch.setattr(TimedProtocol, "HEADER_S", 3)
+    lines = [socket.create_connection(client.address, timeout=30) for _ in range(300)]
+    for line in lines: line.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+    assert client.by_path("a.mp4").status == 200
+    assert len(client.server.server_state.connections) <= TimedProtocol.AWAITED + 2
+    assert 408 in {end_of(line) for line in lines} <= {None, 408, 503}                                 # all are ended
+
+
+def end_of(line):
+    "The status that a connection ends with, or None where it is just closed."
+    with line:
+        try: head, _, body = b"".join(iter(lambda: line.recv(65536), b"")).partition(b"\r\n\r\n")
+        except ConnectionResetError: return None
+    if head: return int(head.split()[1]) if json.loads(body) else None
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/path", "/nothing", "/health"])
+def test_slow_bodies_keep_nobody_out(path, runtime, videos, scratch, monkeypatch):
+    monkeypatch.setattr(_Body, "PATIENCE_S", 3)
+    client = Client(create_app(runtime, videos, Limits(max_mb=2, timeout_s=30, workers=1, waiting=1)))
+    kind = "multipart/form-data; boundary=line" if path == "/predict" else "application/json"
+    lines = [socket.create_connection(client.address, timeout=30) for _ in range(100)]
+    for line in lines: line.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 9999\r\n\r\n-".encode())
+    good = (videos / "a.mp4").read_bytes()
+    for _ in range(3):
+        for line in lines[::7]:
+            try: line.sendall(b"-")                                                                    # a byte now and then buys no time
+            except OSError: pass
+        assert client.upload(good, "a star").status == 200
+        assert client.by_path("a.mp4").status == 200
+    assert {end_of(line) for line in lines} <= {None, 400, 404, 405, 408, 503}
+    assert client.by_path("a.mp4").status == 200
+    client.close()
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_client_that_leaves_costs_nothing(client, capfd):
+    for body in (b"", b"--line\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n" + bytes(100_000)):
+        with socket.create_connection(client.address) as line:
+            line.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=line\r\nContent-Length: 999999\r\n\r\n" + body)
+    assert client.by_path("a.mp4").status == 200
+    assert "Traceback" not in capfd.readouterr().err
+
+
 # the command ----------------------------------------------------------------------------------------------------------------------
 
 def test_the_command(videos, tmp_path):
@@ -377,21 +524,26 @@ def test_the_command(videos, tmp_path):
     assert answer.status == 200 and server.returncode == 0 and err == "", err
 
 
-def test_it_warns_when_others_can_reach_it(monkeypatch, capsys, videos):
-    monkeypatch.setattr(uvicorn.Server, "run", lambda *args, **kwargs: None)
-    serve(BUNDLE, host="0.0.0.0", port=0)
-    out, err = capsys.readouterr()
-    assert "no authentication" in err
-    assert err.count("\n") == 1
-    assert "0.0.0.0" in out
-    serve(BUNDLE, port=0)
-    assert capsys.readouterr().err == ""
+@pytest.mark.parametrize("host, given, printed", [("127.0.0.1", "", False), ("localhost", "", False), ("0.0.0.0", "", True), ("0.0.0.0", "mine", False)])
+def test_beyond_this_machine_there_is_a_token(host, given, printed, monkeypatch, capsys):
+    apps = []
+    monkeypatch.setattr("videolights.deploy.serving.http_server", lambda app: apps.append(app) or SimpleNamespace(run=lambda sockets: None))
+    monkeypatch.setenv("VIDEOLIGHTS_TOKEN", given)
+    serve(BUNDLE, host=host, port=0)
+    out = capsys.readouterr().out
+    token = next(m.kwargs["access"].token for m in apps[0].user_middleware if "access" in m.kwargs)
+    assert bool(token) == (host == "0.0.0.0")
+    assert ("?token=" in out) == printed
+    assert out.count(token) == 1 if printed else given in ("", token) and "mine" not in out
 
 
 def test_bad_starts(tmp_path, capsys):
     from videolights.cli import main
     with bind("127.0.0.1", 0) as taken:
-        for words, says in ((["--port", taken.getsockname()[1]], "choose another --host or --port"), (["--port", 99999], "--port"),
+        for words, says in ((["--port", taken.getsockname()[1]], "choose another --host or --port"), (["--port", 99999], "--port"), (["--port", "-1"], "--port"), (["--host", ""], "--host"),
+                            (["--threads", "100000"], "--threads"), (["--timeout", "1e12"], "--timeout"), (["--max-mb", "1e12"], "--max-mb"),
+                            (["--max-seconds-of-video", "inf"], "--max-seconds-of-video"), (["--allow-host", "*"], "--allow-host"),
+                            (["--token", "two words"], "--token"),
                             (["--folder", tmp_path / "none"], "no such folder"),
                             (["--timeout", "0"], "--timeout"), (["--max-mb", "nan"], "--max-mb"), (["--threads", "0"], "--threads")):
             assert main([str(w) for w in ("serve", BUNDLE, *words)]) == 2

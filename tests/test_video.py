@@ -1,5 +1,8 @@
 "Decoding real and broken videos with the compiled package."
 import os
+import re
+import shutil
+import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -8,8 +11,8 @@ import numpy as np
 import pytest
 
 from videolights.config import InputError
-from videolights.features.protocol import encode_file, get_encoder
-from videolights.features.video import probe, read_clips, read_views, thumbnails, write_video
+from videolights.features.protocol import encode_file, encode_timed, get_encoder
+from videolights.features.video import MAX_PIXELS, is_container, probe, read_clips, read_views, thumbnails, write_video
 
 av = pytest.importorskip("av")
 # file, length in seconds, upright height and width, frames per second: as their headers tell
@@ -199,6 +202,180 @@ def test_a_download_that_stopped_is_noticed(realdata, tmp_path):
         data = (realdata / "videos" / name).read_bytes()
         (tmp_path / name).write_bytes(data[:len(data) // 2])
         with pytest.raises(InputError, match="cut short"): list(read_clips(tmp_path / name, 2, 1, (18, 32)))
+
+
+# name: codecs of picture and sound, the format and its options where the ending does not say them
+WRITTEN = {"a.mp4": ("libx264", "aac"), "front.mp4": ("libx264", "aac", None, {"movflags": "faststart"}), "parts.mp4": ("libx264", None, None, {"movflags": "frag_keyframe+empty_moov"}),
+           "a.mov": ("mpeg4", "aac"), "a.mkv": ("libx264", "aac"), "live.mkv": ("mpeg4", None, None, {"live": "1"}), "a.webm": ("libvpx", "libopus"), "a.flv": ("flv", "libmp3lame"),
+           "b.flv": ("libx264", "aac"), "a.avi": ("mpeg4", "libmp3lame"), "b.avi": ("mjpeg", None), "a.ts": ("libx264", "aac"), "b.ts": ("mpeg2video", None), "a.mpg": ("mpeg2video", "mp2", "vob"),
+           "a.ogv": ("libvpx", "libopus", "ogg"), "a.wmv": ("wmv2", "aac", "asf"), "a.gif": ("gif", None, "gif"), "a.ivf": ("libvpx", None, "ivf")}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    "Six seconds of noise in every format; the sound of a.mkv and a.mp4 lasts nine."
+    def write(name):
+        (codec, sound, *rest), path = WRITTEN[name], folder / name
+        if path.exists(): return path
+        if not {codec, sound or codec} <= av.codecs_available: pytest.skip(f"this build does not write {codec} and {sound}")
+        pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3)).astype(np.uint8)
+        with av.open(str(path), "w", format=rest[0] if rest else None, options=dict(rest[1:] and rest[1])) as container:
+            stream = container.add_stream(codec, rate=25, options={"preset": "ultrafast"} if codec == "libx264" else {})
+            stream.width, stream.height, stream.pix_fmt = 64, 48, dict(gif="rgb8", mjpeg="yuvj420p").get(codec, "yuv420p")
+            audio = sound and container.add_stream(sound, rate=48000, layout="mono")
+            seconds = 9 if name in ("a.mkv", "a.mp4") else 6
+            for i in range(25 * seconds):
+                if i < 150: container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(pixels, i, 1), format="rgb24")))
+                if not audio: continue
+                block = av.AudioFrame.from_ndarray(np.full((1, 1920), i % 7 / 9, np.float32), format="fltp", layout="mono")
+                block.sample_rate, block.pts, block.time_base = 48000, 1920 * i, Fraction(1, 48000)
+                container.mux(audio.encode(block))
+            for track in filter(None, (stream, audio)): container.mux(track.encode(None))
+        return path
+    folder = tmp_path_factory.mktemp("written")
+    return write
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_whole_files_are_read_and_cut_ones_refused(written, tmp_path, name):
+    path = written(name)
+    assert is_container(path)
+    assert len(list(read_clips(path, 1, 1, (8, 8)))) == 6
+    assert abs(probe(path).duration_s - 6) < .11
+    for share in (.1, .3, .5, .6, .75, .9, .96):
+        cut = tmp_path / name
+        cut.write_bytes(path.read_bytes()[:int(path.stat().st_size * share) // 188 * 188 + 77])
+        with pytest.raises(InputError, match=f"{name}: .*(cut short|convert it again)"): print(share, len(list(read_clips(cut, 1, 1, (8, 8)))))
+
+
+def lie(data, seconds):
+    "A file whose header says another length."
+    if data[4:8] == b"ftyp":
+        at = data.index(b"mdhd") + 20
+        return data[:at] + struct.pack(">I", int(seconds * struct.unpack(">I", data[at - 4:at])[0])) + data[at + 4:]
+    if data[:4] == b"RIFF":
+        at = data.index(b"strh") + 40
+        return data[:at] + struct.pack("<I", int(seconds * 25)) + data[at + 4:]
+    mark, unit = (b"duration\0", 1) if data[:3] == b"FLV" else (b"\x44\x89\x88", 1000)
+    at = data.index(mark) + len(mark)
+    return data[:at] + struct.pack(">d", seconds * unit) + data[at + 8:]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "front.mp4", "a.mov", "a.mkv", "a.webm", "a.flv", "b.flv", "b.avi"])
+def test_what_was_decoded_overrules_the_header(written, tmp_path, name, capsys):
+    for seconds in (0, .04, 2, 60, 20000):
+        (tmp_path / name).write_bytes(lie(written(name).read_bytes(), seconds))
+        assert abs(probe(tmp_path / name).duration_s - 6) < .1
+        with pytest.raises(InputError, match="is longer than 3 s"): list(read_clips(tmp_path / name, 1, 1, (8, 8), max_seconds=3))
+        try: features, length = encode_timed(get_encoder("builtin"), tmp_path / name, 1)
+        except InputError as e: assert seconds > 6 and "cut short" in str(e)
+        else: assert len(features) == 6 and abs(length - 6) < .1
+        assert not 0 < seconds < 6 or name in ("front.mp4",) or f"{name}: its header says" in capsys.readouterr().err
+
+
+def test_answers_lie_inside_what_was_decoded(written, root, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from videolights.deploy.runtime import Runtime
+    runtime = Runtime.load(root / "exported" / "toyworld", "cpu")
+    for seconds in (0, 2):
+        (tmp_path / "a.mkv").write_bytes(lie(written("a.mkv").read_bytes(), seconds))
+        answer, = runtime.predict_video(tmp_path / "a.mkv", "a red circle")
+        assert abs(answer.duration_s - 6) < .1
+        assert (answer.windows[:, 0] < answer.windows[:, 1]).all()
+    with pytest.raises(InputError, match="longer than 5 s"): runtime.predict_video(tmp_path / "a.mkv", "a red circle", max_seconds=5)
+
+
+def shifted(source, target, shift, sound=0):
+    "Copy packets, later by some seconds."
+    with av.open(str(source)) as given, av.open(str(target), "w") as container:
+        tracks = {s.index: container.add_stream_from_template(s) for s in given.streams}
+        for packet in given.demux():
+            if packet.dts is None: continue
+            later = int((shift + sound * (packet.stream.type == "audio")) / packet.time_base)
+            packet.pts, packet.dts, packet.stream = packet.pts + later, packet.dts + later, tracks[packet.stream.index]
+            container.mux(packet)
+    return target
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "flv"])
+def test_times_that_begin_late_are_no_lie(written, tmp_path, ending, capsys):
+    for shift, sound in ((0, 0), (100, 0), (0, 5)):
+        path = shifted(written("front.mp4"), tmp_path / f"late.{ending}", shift, sound)
+        assert len(list(read_clips(path, 1, 1, (8, 8)))) == 6
+        assert abs(probe(path).duration_s - 6) < .11
+    assert not capsys.readouterr().err
+
+
+def test_recordings_begin_anywhere_and_joined_ones_are_not_half_read(written, tmp_path):
+    data = written("b.ts").read_bytes()
+    (tmp_path / "late.ts").write_bytes(data[188 * 40 + 77:])                                    # in the middle of a packet
+    assert 2 < probe(tmp_path / "late.ts").duration_s < 6
+    assert list(read_clips(tmp_path / "late.ts", 1, 1, (8, 8)))
+    (tmp_path / "joined.ts").write_bytes(data * 2)
+    with pytest.raises(InputError, match="jumps back after 6.0 s"): list(read_clips(tmp_path / "joined.ts", 1))
+
+
+LISTS = {"concat.mp4": "ffconcat version 1.0\nfile secret.mp4\n", "list.mp4": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.ts\n#EXT-X-ENDLIST\n",
+         "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.ts\n#EXT-X-ENDLIST\n", "call.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+         "dash.mp4": '<?xml version="1.0"?><MPD profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><BaseURL>secret.mp4</BaseURL></MPD>', "play.asx": '<asx><entry><ref href="secret.mp4"/></entry></asx>'}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_text_that_names_other_files_is_no_video(written, tmp_path, name):
+    for secret in ("a.mp4", "a.ts"): shutil.copy(written(secret), tmp_path / secret.replace("a", "secret", 1))
+    for head in ("", "FLV\1", "GIF89a", "OggS\n"):                                               # dressed up as something else, too
+        (tmp_path / name).write_text(head + LISTS[name])
+        for read in (probe, lambda p: list(read_clips(p, 2)), lambda p: thumbnails(p, [0.0])):
+            with pytest.raises(InputError, match=re.escape(name)): read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["concat:a.mp4", "pipe:0", "http:a.mp4", "subfile,,start,0,end,9,,:a.mp4", "-", "%03d.mp4", "data:a", "a b\n.mp4"])
+def test_names_are_only_names(written, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no such video file"): probe(name)
+    shutil.copy(written("a.mp4"), tmp_path / name)
+    assert abs(probe(name).duration_s - 6) < .1
+
+
+def plain(path, width, height, frames=20, codec="libx264", format=None):
+    "Grey pictures of any size, which compress to nothing."
+    with av.open(str(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=10, options={"preset": "ultrafast"} if codec == "libx264" else {})
+        stream.width, stream.height, stream.pix_fmt, stream.codec_context.thread_count = width, height, "gray" if codec == "ffv1" else "yuv420p", 1
+        frame = av.VideoFrame(width, height, stream.pix_fmt)
+        for plane in frame.planes: plane.update(bytes(plane.buffer_size))
+        for i in range(frames):
+            frame.pts, frame.time_base = i, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_huge_pictures_are_refused_before_they_are_decoded(tmp_path):
+    "The bound leaves room for 8K; a picture that grows on the way is refused, too."
+    assert 7680 * 4320 <= MAX_PIXELS < 8000 * 8000
+    plain(tmp_path / "huge.mp4", 8000, 8000, 2)
+    if not os.path.exists("/proc/self/status"): pytest.skip("nothing tells a process's own peak of memory here")
+    code = ("import re, sys; from videolights.features.video import probe, read_clips; from videolights.config import InputError\n"
+            "for read in (probe, lambda p: list(read_clips(p, 2, 1, 8))):\n"
+            "    try: read(sys.argv[1])\n    except InputError as e: print(e)\n"
+            "print(re.search(r'VmHWM:\\s*(\\d+)', open('/proc/self/status').read())[1])")
+    *said, peak_kb = subprocess.run([sys.executable, "-c", code, tmp_path / "huge.mp4"], capture_output=True, text=True, check=True, env=os.environ).stdout.splitlines()
+    assert len(said) == 2 and all("huge.mp4: its pictures are 8000 x 8000" in line for line in said)
+    assert int(peak_kb) < 200_000                                                               # one such picture is 96 MB, a decoder holds several
+    small = plain(tmp_path / "small.h264", 64, 48, format="h264").read_bytes()
+    (tmp_path / "grows.h264").write_bytes(small + plain(tmp_path / "huge.h264", 8000, 8000, 2, format="h264").read_bytes())
+    with pytest.raises(InputError, match="grows.h264"): list(read_clips(tmp_path / "grows.h264", 1, 1, (8, 8)))
+    with pytest.raises(InputError, match="small.h264: its pictures are 64 x 48"): probe(tmp_path / "small.h264", max_pixels=64 * 48 - 1)
+
+
+@pytest.mark.parametrize("width, height", [(2, 8000), (16384, 2), (2, 2)])
+def test_narrow_pictures(tmp_path, width, height):
+    path = plain(tmp_path / "narrow.mkv", width, height, codec="ffv1")
+    assert next(read_clips(path, 1, 2, (24, 32))).shape == (2, 24, 32, 3)
+    for read in (lambda: next(read_clips(path, 1, 1, 224)).shape, lambda: thumbnails(path, [0.0])[0].shape):
+        try: assert max(read()) <= 224
+        except InputError as e: assert f"narrow.mkv: its pictures, {width} x {height}, are too narrow" in str(e)
 
 
 def test_memory_is_bounded_by_a_clip(tmp_path):

@@ -173,10 +173,12 @@ def data_check(
     examples:
       videolights data check recipes/data/qvhighlights.yaml
     """
-    from videolights.data.store import check
+    from videolights.data.store import check, cut_notes
     found = DataConfig.load(data)
     problems = check(found)
     for problem in problems: print(f"{problem.item}: {problem.message}")
+    for split in found.splits if not problems else ():
+        for note in cut_notes(vl.Dataset(found, split)): print(f"note: {note}")
     said = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
     print(f"{data}: {said} in {', '.join(found.splits)}")
     return 1 if problems else 0
@@ -193,7 +195,7 @@ def data_pack(
       videolights data pack recipes/data/qvhighlights.yaml
     """
     from videolights.data.store import pack
-    store = Path(pack(DataConfig.load(data)))
+    store = Path(pack(data))
     print(f"packed into {store} ({size_mib(store):.1f} MiB)")
 
 
@@ -525,11 +527,14 @@ def predict_run(
     shuffled=False,  # deal the queries to the wrong videos
 ) -> Answers:
     "Predict a split with a run's best checkpoint."
+    from videolights.data.store import check_contract, source_names
     from videolights.training.loop import open_split, predict
-    config = Config.load(Path(run) / "config.json")
+    config, model = Config.load(Path(run) / "config.json"), vl.load(run)
+    config = replace(config, sources=source_names(model.contract))
     split = split or config.train.eval_split
     dataset = open_split(config.with_changes({"train.shuffle_text": True}) if shuffled else config, split)
-    predictions = predict(vl.load(run), dataset, dataset.data, nms=config.train.nms)
+    check_contract(model.contract, dataset.data, config.data)
+    predictions = predict(model, dataset, dataset.data, nms=config.train.nms)
     return _answers(predictions, dataset, split)
 
 
@@ -547,7 +552,9 @@ def predict_bundle(
     if not data:
         raise InputError(f"{bundle}: to score a bundle, name the data set too, "
                          "for example recipes/data/qvhighlights.yaml")
-    runtime, dataset = vl.Runtime.load(bundle), vl.Dataset(data, split or "val")
+    from videolights.data.store import dataset_for
+    runtime = vl.Runtime.load(bundle)
+    dataset = dataset_for(runtime.contract, data, split or "val")
     return _answers(runtime.predict_dataset(dataset), dataset, dataset.split)
 
 # %% ../nbs/90_cli.ipynb #0b75ba88
@@ -685,13 +692,22 @@ def validation_split(
     split="",           # of the data set; "" takes val, or the one the run was evaluated on
 ):                      # a Dataset
     "The split that precisions are scored on."
-    if data: return vl.Dataset(data, split or "val")
+    from videolights.data.store import dataset_for
+    contract = _contract_of(source)
+    if data: return dataset_for(contract, data, split or "val")
     path = Path(source, "config.json")
     try: config = Config.load(path)
     except InputError:
         raise InputError(f"{path}: names no data set, and precisions are scored on one; "
                          "name it with --data DATA.yaml") from None
-    return vl.Dataset(config.data, split or config.train.eval_split, sources=config.sources)
+    return dataset_for(contract, config.data, split or config.train.eval_split)
+
+
+def _contract_of(source):
+    "The feature contract of a run or a checkpoint, where it has one."
+    from videolights.files import read_json
+    found = [path for path in (Path(source, "best/contract.json"), Path(source, "contract.json")) if path.exists()]
+    return read_json(found[0]) if found else None
 
 # %% ../nbs/90_cli.ipynb #d7d02b41
 def training_split(
@@ -898,12 +914,14 @@ def serve_command(
     /, *,
     opening: BundleOptions = BundleOptions(),
     folder: File = None,  # videos in this folder may be asked for by path (default: uploads only)
-    host: str = "127.0.0.1",  # where to listen; the default is this machine alone; there is no authentication
-    port: int = 8000,  # 0 takes a free one
+    host: str = "127.0.0.1",  # where to listen; the default is this machine alone, beyond it a token is asked for
+    port: Port = 8000,  # 0 takes a free one
+    allow_host: Many = (),  # other names under which it is asked, as behind a proxy: films.example
+    token: str = "",  # what clients must send (default: $VIDEOLIGHTS_TOKEN, or a new one that is printed)
     max_mb: Amount = 200,  # largest upload in megabytes
     max_seconds_of_video: Amount = 1800,  # longest video
     timeout: Amount = 120,  # longest time for an answer in seconds
-    threads: Count = 2,  # videos worked on at once
+    threads: Few = 2,  # videos worked on at once
 ):
     """Answer over HTTP: upload a video, or name one in an allowed folder; needs no PyTorch.
 
@@ -913,10 +931,13 @@ def serve_command(
       curl -F file=@video.mp4 -F "query=a star blinks" http://127.0.0.1:8000/predict
       curl --json '{"path": "a.mp4", "queries": ["a star blinks"]}' \\
           http://127.0.0.1:8000/predict/path
+      VIDEOLIGHTS_TOKEN=secret videolights serve exported/toyworld --host 0.0.0.0 \\
+          --allow-host films.example
+      curl -H "Authorization: Bearer secret" http://films.example:8000/contract
     """
     from videolights.deploy.serving import Limits, serve
     limits = Limits(max_mb=max_mb, max_video_s=max_seconds_of_video, timeout_s=timeout, workers=threads)
-    serve(bundle, folder, host, port, limits, **opening.options())
+    serve(bundle, folder, host, port, limits, allow_host, token, **opening.options())
 
 # %% ../nbs/90_cli.ipynb #b0c37020
 @verb("report", "Looking")
@@ -947,7 +968,9 @@ def explore_command(
     split: str = "",  # split to look at (default: val, or the first)
     videos: File = None,  # folder of videos, named by their vid (default: videos/ in the data set's root)
     html: File = None,  # write one static, still interactive file instead
-    port: Port = 8866,  # port of the page
+    port: Port = 8866,  # port of the page; 0 takes a free one
+    pages: Few = 4,  # that may be open at once; each is a Python process of some 200 MB
+    allow_host: Many = (),  # other names of the page, as behind a proxy or a tunnel: films.example or localhost:9000
     no_browser: bool = False,  # serve the page, and open no browser
     protocol: Protocol = "custom",  # of annotations without a YAML file
     clip_seconds: ClipSeconds = 2.0,  # length of a clip, for annotations without a YAML file
@@ -961,9 +984,11 @@ def explore_command(
       videolights explore one.jsonl two.jsonl highlight_val_release.jsonl \\
           --protocol qvhighlights
     """
-    from videolights.explore.page import open_all, serve_explorer, write_explorer
+    from videolights.explore.page import open_all, write_explorer
     choices: Any = dict(split=split, protocol=protocol, clip_seconds=clip_seconds)
-    if not html: return serve_explorer(sources, data, videos, port, not no_browser, **choices)
+    if not html:
+        from videolights.explore.server import serve_explorer
+        return serve_explorer(sources, data, videos, port, not no_browser, pages, allow_host, **choices)
     path = write_explorer(html, open_all(sources, data, **choices), videos)
     print(f"explorer: {path} ({path.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import DataConfig, InputError
-from .store import counted
+from .store import check_store_folder, counted
 from ..features.builtin import BuiltinEncoder
 from ..features.protocol import encode_file
 from ..features.video import probe, write_video
@@ -274,6 +274,7 @@ def _begin(folder, settings, vids):
     if old is None and folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder}: is not empty and no toy world; choose another folder")
     if old not in (None, settings):
+        check_store_folder(folder / DataConfig.store)
         kept = vids if all(old.get(key) == settings[key] for key in ("edition", "seed")) else []
         for pattern in ("videos/toy_*.mp4", "builtin_video/toy_*.npz", "builtin_text/qid*.npz", "annotations/*.jsonl"):
             for path in list(folder.glob(pattern)):

@@ -10,6 +10,8 @@ __all__ = ['INPUTS', 'BUNDLE_VERSION', 'MODEL', 'CONTRACT', 'CONFIG', 'PARITY', 
 # %% ../../nbs/deploy/55_bundle.ipynb #c2b2a903
 import hashlib
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ def sha256(
 ) -> str:              # 64 hexadecimal digits
     "SHA-256 of a file; an unreadable one is an error that names it."
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode): raise OSError(0, "it is a pipe")      # nobody may be writing to it
         with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the bundle is incomplete, export or copy it again") from None

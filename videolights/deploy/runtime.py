@@ -22,13 +22,13 @@ from .bundle import BUNDLE, CONTRACT, INPUTS, MODEL, PRECISIONS, TRAINING
 from .bundle import answer_key, open_bundle, sources_of
 from ..config import InputError, shorten
 from ..data.coverage import Coverage
-from ..data.store import l2_normalize, pad
+from ..data.store import check_contract, l2_normalize, pad
 from .exported import open_encoder
-from ..features.protocol import FeatureEncoder, encode_file, join_columns
+from ..features.protocol import FeatureEncoder, encode_timed, join_columns
 from ..evaluation.predictions import on_whole_clips, to_prediction_row, unit_saliency, windows_from_spans
 from .sessions import SHORT, open_session
 from ..spans import span_to_window, temporal_iou, window_to_span
-from ..features.video import probe
+from ..features.video import WEEK_S
 
 # %% ../../nbs/deploy/59_runtime.ipynb #3b493fd9
 @dataclass(frozen=True, eq=False)
@@ -316,6 +316,7 @@ def predict_dataset(
     **options,    # options of `predict_batch`
 ) -> list[dict]:  # one row per item, in order, in the format that evaluators read
     "Predictions of a split."
+    if data := getattr(dataset, "data", None): check_contract(self.contract, data, data.name)
     items = [dataset[i] for i in range(len(dataset))]
     order = sorted(range(len(items)), key=lambda i: len(items[i]["video"]))
     videos, texts = ([items[i][key] for i in order] for key in ("video", "text"))
@@ -383,16 +384,18 @@ def predict_video(
     self: "Runtime",
     path: str | Path,          # a video file
     queries: str | list[str],  # a sentence, or a list of them
+    max_seconds: float = WEEK_S,   # a longer video is an error
     **options,                 # whole_clips, nms_threshold, batch_size of `predict_batch`
 ) -> list[Prediction]:         # one per query
     "Decode, encode and answer."
     queries, contract = [queries] if isinstance(queries, str) else list(queries), self.contract
     asked = [join_sources(contract, "text", _split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
     texts, said = zip(*(cut_words(x, contract["max_words"]) for x in asked)) if asked else ((), ())
-    encoded = encode_file(self.encoder, path, contract["clip_seconds"], contract.get("at", .5))
+    view = contract["clip_seconds"], contract.get("at", .5)
+    encoded, seconds = encode_timed(self.encoder, path, *view, max_seconds)
     video = self.prepare_video(_split(contract, "video", encoded))
     identities = [dict(query=query, vid=Path(path).stem, warnings=w) for query, w in zip(queries, said)]
-    return self.predict_batch([video] * len(texts), texts, identities, [probe(path).duration_s] * len(texts), **options)
+    return self.predict_batch([video] * len(texts), texts, identities, [seconds] * len(texts), **options)
 
 # %% ../../nbs/deploy/59_runtime.ipynb #dc7545e7
 @dataclass(eq=False, repr=False)

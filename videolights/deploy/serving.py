@@ -4,34 +4,46 @@
 
 # %% auto #0
 __all__ = ['Limits', 'check_queries', 'inside', 'is_container', 'Service', 'in_thread', 'PathRequest', 'read_form', 'create_app',
-           'is_loopback', 'bind', 'serve']
+           'TimedProtocol', 'http_server', 'serve']
 
 # %% ../../nbs/deploy/63_serving.ipynb #66253340
 import asyncio
-import ipaddress
+import os
+import secrets
 import shutil
-import socket
-import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from http import HTTPStatus
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 
+import h11
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, create_model
 from starlette.exceptions import HTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from .. import __version__
-from ..config import InputError
+from ..access import Access, Asked, bind, in_url, is_loopback
+from ..config import InputError, shorten
 from .runtime import Runtime
 from ..features.video import probe
 
 # %% ../../nbs/deploy/63_serving.ipynb #ed3357eb
+# the least and the most of each limit, and the option that sets it
+_RANGES = dict(max_mb=(.001, 100_000, "--max-mb"), max_video_s=(.1, 86_400, "--max-seconds-of-video"),
+               max_queries=(1, 1000), max_chars=(1, 100_000), timeout_s=(.1, 86_400, "--timeout"),
+               workers=(1, 256, "--threads"), waiting=(0, 1000))
+
+
 @dataclass(frozen=True)
 class Limits:
     "What a request may cost."
@@ -39,9 +51,17 @@ class Limits:
     max_video_s: float = 1800  # seconds of video
     max_queries: int = 32      # per request
     max_chars: int = 500       # per query
-    timeout_s: float = 120     # seconds from the first byte of a request to its answer
+    timeout_s: float = 120     # seconds from a request's header to its answer
     workers: int = 2           # videos worked on at once
     waiting: int = 32          # requests that may wait for a worker; more get 503
+
+    def __post_init__(self):
+        for field in fields(self):
+            value, (low, high, *option) = getattr(self, field.name), _RANGES[field.name]
+            if type(value) not in (int, field.type) or not low <= value <= high:
+                what = "whole number" if field.type is int else "number"
+                item = (option or [field.name])[0]
+                raise InputError(f"{item} {shorten(value)}: should be a {what} from {low} to {high}")
 
 # %% ../../nbs/deploy/63_serving.ipynb #1de89134
 # also: valid as UTF-8
@@ -137,23 +157,68 @@ class Service:
     def answer_path(self, text, queries): return self.answer(inside(self.folder, text), _one_line(text), queries)
 
 # %% ../../nbs/deploy/63_serving.ipynb #738eb566
-def _too_large(limit): return f"the request is larger than {limit / 1e6:g} MB; send a shorter or smaller video"
+_SAFE = {b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+                                     b"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+         b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer", b"x-frame-options": b"DENY",
+         b"cache-control": b"no-store"}
+
+
+def _door(app, access):
+    "Lets in who may ask; what leaves carries the headers above."
+    async def handle(scope, receive, send):
+        if scope["type"] != "http": return await app(scope, receive, send)
+        target = scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b"")
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        asked = Asked(scope["method"], target.decode("latin-1"), pairs, scope["server"], scope["scheme"])
+        refusal, cookie = access.refusal(asked), access.cookie(asked)
+        if refusal: answer = _error(*refusal, headers={"WWW-Authenticate": "Bearer"} if refusal[0] == 401 else None)
+        if refusal and refusal[0] == 401 and scope["path"] == "/health": answer = JSONResponse(dict(status="ok"))
+
+        async def send_safe(message):
+            more = [*_SAFE.items(), *[(b"set-cookie", cookie.encode())] * bool(cookie)]
+            if message["type"] == "http.response.start": message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+        await (answer if refusal else app)(scope, receive, send_safe)
+    return handle
 
 # %% ../../nbs/deploy/63_serving.ipynb #8a82b1e6
+def _too_large(limit): return f"the request is larger than {limit / 1e6:g} MB; send a shorter or smaller video"
+
+
+def _too_many(): return HTTPException(503, "too many requests are waiting; try again soon", {"Retry-After": "5"})
+
+# %% ../../nbs/deploy/63_serving.ipynb #dd65aa9b
 class _Body:
     "A request's way in and its answer's way out, counted."
-    LINGER_S = 2
+    LINGER_S, PATIENCE_S, RATE = 2, 8, 10_000   # seconds; bytes that earn back a second of patience
 
-    def __init__(self, receive, send, limit):
-        self._receive, self._send, self.limit, self.size = receive, send, limit, 0
-        # the request is read, its answer begun, the answer's end still to be sent
-        self.read = self.started = self.owed = False
+    def __init__(self, receive, send, limit, arrived):
+        self._receive, self._send, self.limit, self.arrived, self.size = receive, send, limit, arrived, 0
+        # the request is read, its answer begun, the answer's end still to be sent, others need its place
+        self.read = self.started = self.owed = self.crowded_out = False
+        self.until, self.clock = asyncio.get_running_loop().time() + self.PATIENCE_S, None
+
+    def crowd_out(self):
+        self.until, self.crowded_out = 0, True
+        if self.clock: self.clock.reschedule(0)
+
+    async def _next(self):
+        try:
+            async with asyncio.timeout_at(self.until) as self.clock: return await self._receive()
+        except TimeoutError:
+            slow = _refusal(408, "the request comes too slowly; send it again")
+            raise _too_many() if self.crowded_out else slow from None
+        finally: self.clock = None
 
     async def receive(self):
-        message = await self._receive()
-        self.read = not message.get("more_body", False)
-        self.size += len(message.get("body", b""))
+        if self.read: return await self._receive()
+        message = await self._next()
+        if message["type"] == "http.disconnect": raise _refusal(400, "the client left before its request was read")
+        self.size += (size := len(message.get("body", b"")))
+        self.until = min(self.until + size / self.RATE, asyncio.get_running_loop().time() + self.PATIENCE_S)
         if self.size > self.limit: raise _refusal(413, _too_large(self.limit))
+        self.read = not message.get("more_body", False)
+        if self.read: self.arrived(self)
         return message
 
     async def send(self, message):
@@ -172,32 +237,49 @@ class _Body:
         except TimeoutError: pass
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-# %% ../../nbs/deploy/63_serving.ipynb #dd65aa9b
-def _refused(scope, limits, inside, size):
-    "The refusal that is due before anything is read, if any."
-    if inside > limits.workers + limits.waiting:
-        return _error(503, "too many requests are waiting; try again soon", {"Retry-After": "5"})
-    if int(dict(scope["headers"]).get(b"content-length", 0)) > size: return _error(413, _too_large(size))
-
 # %% ../../nbs/deploy/63_serving.ipynb #cf106ee0
-def _gate(app, limits):
-    "What every POST passes first: a place in the queue, a limit on bytes, a limit on time."
-    inside = 0
+class _Gate:
+    "What every POST passes first: a limit on bytes, on slowness and on time, and a place in the queue."
+    ARRIVING, EACH = 64, 16    # requests on their way in all, and of one address beyond this machine
 
-    async def handle(scope, receive, send):
-        nonlocal inside
-        if scope["type"] != "http" or scope["method"] != "POST": return await app(scope, receive, send)
-        body = _Body(receive, send, limits.max_mb * 1e6 if scope["path"] == "/predict" else 2**16)
-        inside += 1
+    def __init__(self, app, limits):
+        self.app, self.limits, self.inside, self.arriving = app, limits, set(), {}
+
+    def full(self): return len(self.inside) >= self.limits.workers + self.limits.waiting
+
+    def arrived(self, body):
+        if self.arriving.pop(body, None) is None or self.full(): raise _too_many()
+        self.inside.add(body)
+
+    def admit(self, body, address):
+        "A place among those on their way, perhaps another's."
+        same = [other for other, where in self.arriving.items() if where == address]
+        crowd = same if len(same) >= self.EACH and not is_loopback(address) else list(self.arriving)
+        if crowd is same or len(crowd) >= max(self.ARRIVING, self.limits.workers + self.limits.waiting):
+            (slowest := min(crowd, key=lambda other: other.until)).crowd_out()
+            del self.arriving[slowest]
+        self.arriving[body] = address
+
+    def refused(self, scope, size):
+        "The refusal that is due before anything is read, if any."
+        if self.full(): return _error(503, _too_many().detail, _too_many().headers)
+        if int(dict(scope["headers"]).get(b"content-length", 0)) > size: return _error(413, _too_large(size))
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http" or scope["method"] != "POST": return await self.app(scope, receive, send)
+        limits = self.limits
+        body = _Body(receive, send, limits.max_mb * 1e6 if scope["path"] == "/predict" else 2**16, self.arrived)
+        self.admit(body, (scope["client"] or ("",))[0])
         try:
             async with asyncio.timeout(limits.timeout_s):
-                await (_refused(scope, limits, inside, body.limit) or app)(scope, body.receive, body.send)
+                await (self.refused(scope, body.limit) or self.app)(scope, body.receive, body.send)
         except TimeoutError:
             late = _error(504, f"took longer than {limits.timeout_s:g} seconds; send a shorter video")
             if not body.started: await late(scope, body.receive, body.send)
-        finally: inside -= 1
+        finally:
+            self.inside.discard(body)
+            self.arriving.pop(body, None)
         if body.owed: await body.finish()
-    return handle
 
 # %% ../../nbs/deploy/63_serving.ipynb #f07b6f64
 async def in_thread(
@@ -222,7 +304,7 @@ _FORM = {"requestBody": {"required": True, "content": {"multipart/form-data": {"
         "file": {"type": "string", "format": "binary", "description": "a video"},
         "query": {"type": "array", "items": {"type": "string"},
                   "description": "what to look for; may be repeated"}}}}}}}
-_ERRORS = {status: {"model": _Problem} for status in (400, 403, 404, 413, 415, 422, 500, 503, 504)}
+_ERRORS = {status: {"model": _Problem} for status in (400, 401, 403, 404, 408, 413, 415, 421, 422, 500, 503, 504)}
 
 # %% ../../nbs/deploy/63_serving.ipynb #dfb8a151
 def read_form(
@@ -272,6 +354,15 @@ def _add_facts(app, runtime):
         "The bundle's feature contract."
         return runtime.contract
 
+# %% ../../nbs/deploy/63_serving.ipynb #a02a3dfd
+def _add_docs(app):
+    "GET /docs and what it loads"
+    static = Path(str(files("videolights.deploy").joinpath("static/docs")))
+    app.mount("/docs/static", StaticFiles(directory=static))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(): return FileResponse(static / "docs.html")
+
 # %% ../../nbs/deploy/63_serving.ipynb #7c7efe1d
 def _add_errors(app):
     "Every error is one line of JSON; what is unforeseen goes to the log of the service, not to the client."
@@ -294,6 +385,7 @@ def create_app(
     runtime: Runtime,
     folder: str | Path | None = None,   # videos in it may be asked for by path; None allows uploads only
     limits: Limits = Limits(),
+    access: Access = Access(),          # who may ask
 ) -> FastAPI:
     "A bundle behind HTTP."
     import_module("python_multipart")                               # a form cannot be read without it
@@ -307,48 +399,102 @@ def create_app(
         app.state.pool.shutdown(wait=False, cancel_futures=True)
 
     app = FastAPI(title="videolights", version=__version__, lifespan=workers, redirect_slashes=False,
+                  docs_url=None, redoc_url=None,
                   description="Moments and highlights of a video that a sentence describes.")
-    app.add_middleware(_gate, limits=limits)
+    app.add_middleware(_Gate, limits=limits)
+    app.add_middleware(_door, access=access)
     _add_errors(app)
     _add_questions(app, Service(runtime, folder, limits))
     _add_facts(app, runtime)
+    _add_docs(app)
     return app
 
 # %% ../../nbs/deploy/63_serving.ipynb #0b3ee2c0
-def is_loopback(host: str) -> bool:
-    "Whether only this machine can reach `host`."
-    try: return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError: return False
+class TimedProtocol(H11Protocol):
+    "Uvicorn's HTTP with an end to waiting."
+    HEADER_S, WRITE_S = 10, 30
+    # connections without a request, those of one address beyond this machine, and all
+    AWAITED, EACH, ALL = 128, 32, 1000
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        self._await_request()
+        self._make_room()
+
+    def _await_request(self):
+        self.timer = self.loop.call_later(self.HEADER_S, self._end, 408, "no whole request came in time")
+
+    def _make_room(self):
+        address = lambda c: (c.client or ("",))[0]
+        awaited = [c for c in self.connections if isinstance(c, TimedProtocol) and not c.timer.cancelled()]
+        awaited.sort(key=lambda c: c.timer.when())
+        same = [c for c in awaited if address(c) == address(self)]
+        crowd = same if len(same) > self.EACH and not is_loopback(address(self)) else awaited
+        if crowd is same or len(crowd) > self.AWAITED or len(self.connections) > self.ALL:
+            crowd[0]._end(503, "too many connections are open; send a whole request at once")
+
+    def _answer(self, status, text):
+        body = _error(status, text).body
+        head = (f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n")
+        self.transport.write(head.encode() + body)
+
+    def _end(self, status, text):
+        self.timer.cancel()
+        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]: self._answer(status, text)
+        self.transport.close()
+        self.loop.call_later(2, self.transport.abort)
+
+    def send_400_response(self, msg):
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._answer(400, "this is no HTTP request; send a method, a path, one Host header "
+                              "and a body as long as it says")
+        self._end(400, msg)
+
+    def handle_events(self):
+        super().handle_events()
+        if self.cycle and not self.cycle.response_complete: self.timer.cancel()
+
+    def on_response_complete(self):
+        self._await_request()
+        super().on_response_complete()
+
+    def pause_writing(self):
+        super().pause_writing()
+        self.unread = self.loop.call_later(self.WRITE_S, self.transport.abort)
+
+    def resume_writing(self):
+        super().resume_writing()
+        self.unread.cancel()
 
 # %% ../../nbs/deploy/63_serving.ipynb #30473db9
-def bind(
-    host: str,
-    port: int,  # 0 takes a free one
-) -> socket.socket:
-    "A listening socket, or why there is none."
-    try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as e:
-        raise InputError(f"{host}:{port}: cannot be listened on ({getattr(e, 'strerror', None) or e}); "
-                         "choose another --host or --port") from None
+def http_server(
+    app: FastAPI,
+    log: str = "warning",  # least level of what is logged
+) -> uvicorn.Server:       # to be run with a listening socket
+    "A server that keeps its clients to time."
+    config = uvicorn.Config(app, http=TimedProtocol, ws="none", backlog=128, log_level=log, server_header=False)
+    return uvicorn.Server(config)
 
-# %% ../../nbs/deploy/63_serving.ipynb #44de8809
+# %% ../../nbs/deploy/63_serving.ipynb #d91a54ed
 def serve(
     bundle: str | Path,                # a folder that `videolights export` wrote
     folder: str | Path | None = None,  # see `create_app`
     host: str = "127.0.0.1",           # where to listen; the default is this machine alone
     port: int = 8000,
     limits: Limits = Limits(),
+    allow_hosts: tuple[str, ...] = (), # other names under which it is asked
+    token: str = "",                   # what clients must know; "" takes VIDEOLIGHTS_TOKEN, or makes one where needed
     **options,                         # of `Runtime.load`
 ):
     "Serve a bundle until interrupted."
-    import uvicorn
-    app = create_app(Runtime.load(bundle, **options), folder, limits)
+    token = token or os.environ.get("VIDEOLIGHTS_TOKEN", "")
     with bind(host, port) as listening:
-        if not is_loopback(host):
-            print(f"warning: {host} can be reached from other machines, "
-                  "and there is no authentication", file=sys.stderr, flush=True)
-        shown = f"[{host}]" if ":" in host else host
-        print(f"serving {bundle} at http://{shown}:{listening.getsockname()[1]} (try /docs; "
-              "stop with Ctrl-C)", flush=True)
-        try: uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run(sockets=[listening])
+        made = "" if token or is_loopback(listening.getsockname()[0]) else secrets.token_urlsafe()
+        access = Access((in_url(host), *allow_hosts), token or made)
+        app = create_app(Runtime.load(bundle, **options), folder, limits, access)
+        address = f"http://{in_url(host)}:{listening.getsockname()[1]}"
+        page = f"open {address}/docs?token={made}" if made else "try /docs"
+        print(f"serving {bundle} at {address} ({page}; stop with Ctrl-C)", flush=True)
+        try: http_server(app).run(sockets=[listening])
         except KeyboardInterrupt: pass

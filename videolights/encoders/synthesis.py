@@ -13,6 +13,7 @@ import hashlib
 import io
 import random
 import re
+import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from itertools import chain, groupby, islice
@@ -24,9 +25,9 @@ from ..config import InputError, check_fields, in_range
 from ..data.annotations import parse_annotations, write_annotations
 from .captioners import Captioner, Matcher
 from .extraction import (
-    Job, check_clips, check_settings, decode_ahead, encode_videos, extract, record_settings, sweep, videos_by_id, watch)
-from ..features.video import thumbnails
-from ..files import read_json, write_json, write_jsonl, write_text
+    Job, check_settings, decode_ahead, encode_videos, extract, record_settings, videos_by_id, watch)
+from ..features.video import check_clips, thumbnails
+from ..files import file_mark, is_marked, locked, read_json, write_json, write_jsonl, write_text
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #e8a3ae6f
 @dataclass(frozen=True)
@@ -210,8 +211,22 @@ def record_caption_settings(out, captioner, matcher, recipe):
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #76e8ac64
 def caption_jobs(found, out):
-    "The videos that have no captions yet."
-    return [Job(vid, path, ["caption", "match"]) for vid, path in found.items() if not record_file(out, vid).exists()]
+    "The videos that have no captions yet, or those of another video of that name."
+    return [Job(vid, path, ["caption", "match"]) for vid, path in found.items()
+            if not _is_captioned(path, record_file(out, vid))]
+
+
+def _is_captioned(path, file): return file.exists() and is_marked(path, read_json(file).get("video", {}))
+
+
+def _trust_captions(found, out):
+    "Mark records that have no mark of their video, which the version before wrote, and say so."
+    files = {path: file for vid, path in found.items() if (file := record_file(out, vid)).exists()}
+    records = {path: record for path, file in files.items() if "video" not in (record := read_json(file))}
+    for path, record in records.items(): write_json(files[path], record | dict(video=file_mark(path)))
+    if records:
+        print(f"{out}: captions of {len(records)} videos have no mark of them (an earlier version wrote none); "
+              "taken on trust from now on", file=sys.stderr)
 
 # %% ../../nbs/encoders/84_synthesis.ipynb #b3fde3d8
 def caption_videos(
@@ -228,7 +243,7 @@ def caption_videos(
     for job, items in groupby(stream, key=lambda item: item[0]):
         try:
             record = describe_video(_pairs(items), captioner, matcher, recipe, job.vid, group)
-            write_json(record_file(out, job.vid), record)
+            write_json(record_file(out, job.vid), record | dict(video=job.mark))
             job.reason = ""
         except Exception as e: job.fail(e)
         yield job
@@ -310,14 +325,17 @@ def synthesize(
     "Algorithm 1 for a folder of videos."
     found, doubles = videos_by_id(videos, out)
     found = choose_videos(found, only, held_out, protocol)
-    record_caption_settings(out, captioner, matcher, recipe)
-    if encoders: record_settings(out, encoders, recipe.clip_seconds, weights, recipe.at)
-    sweep(out, "captions")
-    jobs, doubles = caption_jobs(found, out), [job for job in doubles if not only or job.path.stem in found]
-    skipped, captioned = len(found) - len(jobs), caption(jobs, captioner, matcher, recipe, out, batch)
-    failures, total = Path(out, CAPTION_FAILURES), len(doubles) + len(jobs)
-    run = watch(chain(doubles, captioned), total, failures, "captioning", progress)
-    rows, dropped = write_queries(found, out, recipe, examples)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        record_caption_settings(out, captioner, matcher, recipe)
+        if encoders: record_settings(out, encoders, recipe.clip_seconds, weights, recipe.at)
+        _trust_captions(found, out)
+        jobs, doubles = caption_jobs(found, out), [job for job in doubles if not only or job.path.stem in found]
+        skipped, captioned = len(found) - len(jobs), caption(jobs, captioner, matcher, recipe, out, batch)
+        failures, total = Path(out, CAPTION_FAILURES), len(doubles) + len(jobs)
+        run = watch(chain(doubles, captioned), total, failures, "captioning", progress)
+        found = {vid: path for vid, path in found.items() if vid not in run.failed}
+        rows, dropped = write_queries(found, out, recipe, examples)
     data = None
     if encoders and rows:
         asked, queries = {row["vid"]: found[row["vid"]] for row in rows}, [Path(out, "queries", "train.jsonl")]

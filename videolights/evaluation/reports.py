@@ -139,7 +139,7 @@ def read_moments(
         message = f"predictions: qid {qid!r} is not written most confident first; R1 and mIoU take its first window"
         warnings.warn(message, stacklevel=3)
     if count := int(_outside(predicted, mask, ground_truth).sum()):
-        message = f"predictions: {count} windows reach outside their videos; they are scored as they are"
+        message = f"predictions: windows outside their videos: {count}; they are scored as they are"
         warnings.warn(message, stacklevel=3)
     return predicted, mask, *read_windows(ground_truth, "relevant_windows")
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Opened', 'open_model', 'read_predictions', 'open_dataset', 'progress', 'open_all', 'videos_of', 'explorer_page',
-           'write_notebook', 'serve_explorer', 'write_explorer']
+           'write_notebook', 'write_explorer']
 
 # %% ../../nbs/explore/73_page.ipynb #b215c665
 import gzip
@@ -20,7 +20,7 @@ from urllib.parse import quote
 import numpy as np
 
 from ..config import DataConfig, InputError
-from ..data.store import Dataset
+from ..data.store import Dataset, check_contract, dataset_for
 from ..deploy.bundle import MODEL
 from .figures import figure6
 from .heatmaps import SCALES, trace_query
@@ -68,7 +68,7 @@ def read_predictions(
 def open_dataset(
     path,                # a data set's YAML file, or annotations as JSON lines
     split="",            # one of its splits; "" takes val where there is one, else the first
-    contract=None,       # of a model: which sources to use
+    contract=None,       # of a model: which sources to use, and how they were extracted
     protocol="custom",   # for annotations alone
     clip_seconds=2.0,    # for annotations alone
 ):                       # a Dataset, or Truths
@@ -76,7 +76,7 @@ def open_dataset(
     if Path(path).suffix not in (".yaml", ".yml"): return Truths(path, protocol, clip_seconds)
     data = DataConfig.load(path)
     default = "val" if "val" in data.splits else next(iter(data.splits))
-    return Dataset(data, split or default, sources=[s["name"] for s in contract["sources"]] if contract else ())
+    return dataset_for(contract, path, split or default) if contract else Dataset(data, split or default)
 
 # %% ../../nbs/explore/73_page.ipynb #ccd91bbc
 def progress(
@@ -130,6 +130,7 @@ def open_all(
     opened.dataset = found = open_dataset(dataset, split, contract, protocol, clip_seconds)
     if opened.models and isinstance(found, Truths):
         raise InputError(f"{dataset}: holds annotations only; a model needs the data set's YAML file with its features")
+    for name, model in opened.models.items(): check_contract(model.contract, found.data, f"{dataset}, for {name}")
     for name, path in paths:
         if answers and name in opened.models: opened.systems[name] = _predictions(path, opened.models[name], found)
     if found.data.encoder in ENCODERS: opened.encoder = get_encoder(found.data.encoder)
@@ -185,26 +186,6 @@ def write_notebook(
     cells = [v4.new_code_cell(_CELL.format(arguments=arguments))]
     write_text(path, writes(v4.new_notebook(cells=cells, metadata=dict(kernelspec=kernel, title="VideoLights"))))
     return path
-
-# %% ../../nbs/explore/73_page.ipynb #b2a332cd
-def serve_explorer(
-    names,          # see `open_all`
-    dataset,        # see `open_dataset`
-    videos=None,    # folder of videos
-    port=8866,      # on this machine
-    browser=True,   # open one
-    **choices,      # split, protocol, clip_seconds of `open_all`
-):
-    "Serve the page on this machine until it is interrupted; `?theme=dark` makes it dark."
-    from voila.app import Voila
-    absolute = lambda p: str(Path(p).resolve())
-    videos_of(open_all(names, dataset, answers=False, **choices).dataset, videos)
-    with tempfile.TemporaryDirectory() as folder:
-        notebook = write_notebook(Path(folder, "explore.ipynb"), names=[absolute(n) for n in names],
-                                  dataset=absolute(dataset),
-                                  videos=videos and absolute(videos), **choices)
-        options = [f"--port={port}", "--Voila.ip=127.0.0.1", "--VoilaConfiguration.allow_theme_override=YES"]
-        Voila.launch_instance([str(notebook), *options, *["--no-browser"] * (not browser)])
 
 # %% ../../nbs/explore/73_page.ipynb #ef04fe61
 def _plain(fig):

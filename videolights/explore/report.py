@@ -208,8 +208,8 @@ def write_report(
         from videolights.model.videolights import load
         model = load(run)
     if dataset is None:
-        from videolights.data.store import Dataset
-        dataset = Dataset(config.data, split, domain=config.train.domain, sources=config.sources)
+        from videolights.data.store import dataset_for
+        dataset = dataset_for(model.contract, config.data, split, config.train.domain)
     metrics, predictions = read_json(run / f"metrics_{split}.json"), read_jsonl(run / f"predictions_{split}.jsonl")
     brief = {k: float(v) for k, v in metrics.get("brief", metrics).items() if isinstance(v, (int, float))}
     rows = per_query_rows(predictions, dataset.annotations)

@@ -28,14 +28,15 @@ from tqdm.auto import tqdm
 from ..config import Config, DataConfig, InputError, TrainConfig
 from ..data.augmentation import Augmented
 from ..data.batches import Batch, LengthBatches, collate
-from ..data.store import Dataset
+from ..data.store import Dataset, check_contract, cut_notes
 from ..evaluation.predictions import foreground, on_whole_clips, to_prediction_row, windows_from_spans
 from ..evaluation.reports import HEADLINES, evaluate
 from ..files import write_csv, write_json, write_jsonl
 from ..losses.objective import Objective
 from ..model.videolights import VideoLights, load
-from .checkpoints import (check_folder, restore_training, save_checkpoint, start_line, start_model,
-                                              training_tensors)
+from videolights.training.checkpoints import (
+    check_folder, contract_differences, restore_training, save_checkpoint, start_line, start_model,
+    training_tensors)
 
 # %% ../../nbs/training/48_loop.ipynb #5e640df9
 def _deal(
@@ -59,6 +60,7 @@ class ShuffledText(torch.utils.data.Dataset):
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset, self.data, self.annotations = dataset, dataset.data, dataset.annotations
+        self.split, self.features = dataset.split, dataset.features
         self.deal = _deal(np.array([row["vid"] for row in self.annotations]), np.random.default_rng(seed))
 
     def __len__(self) -> int: return len(self.dataset)
@@ -95,6 +97,9 @@ def predict(
     nms: float = 0.0,     # IoU above which a window is dropped; 0 keeps all
 ) -> list[dict]:          # one row per item, in order
     "Predictions of a whole split, in evaluation mode."
+    if model.contract:
+        read = getattr(dataset, "data", data)
+        check_contract(model.contract, read, read.name)
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
     order, rows = np.argsort([-row["duration"] for row in dataset.annotations], kind="stable"), {}
@@ -187,6 +192,9 @@ class Run:
         t, accelerator = self.config.train, self.accelerator
         self.train_set = Augmented(open_split(self.config, t.train_split), t.crop, t.stretch, t.seed)
         self.eval_set = open_split(self.config, t.eval_split) if t.eval_split else None
+        if accelerator.is_main_process:
+            for split in filter(None, (self.train_set.dataset, self.eval_set)):
+                for note in cut_notes(getattr(split, "dataset", split)): print(note, file=sys.stderr)
         seconds = [row["duration"] for row in self.train_set.annotations]
         longest = min(math.ceil(max(seconds) / self.data.clip_seconds), self.data.max_clips)
         self.contract = {**self.data.contract(), "train_clips": longest}
@@ -197,7 +205,7 @@ class Run:
 
     def _build_model(self):
         t = self.config.train
-        self.model, self.started = start_model(self.config.model, t.start)
+        self.model, self.started = start_model(self.config.model, t.start, self.data)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
         trainee = Trainee(self.model, Objective(self.config.loss))
         self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
@@ -237,8 +245,13 @@ def save_last(run: Run):
 
 
 def resume_run(run: Run):
-    "Take up what `save_last` saved."
-    run.model.load_state_dict(load(run.out / "last").state_dict())
+    "Take up what `save_last` saved, if the features are what they were."
+    last = load(run.out / "last")
+    check_contract(last.contract, run.data, run.out / "last")
+    if last.contract:
+        for key, how in contract_differences(last.contract, run.data.contract()).items():
+            raise InputError(f"{run.out / 'last'}: the data have another {key} ({how}); bring it back, or start anew")
+    run.model.load_state_dict(last.state_dict())
     vars(run).update(restore_training(run.out / "last", run.optimizer, run.average))
 
 # %% ../../nbs/training/48_loop.ipynb #fa36ff54
