@@ -657,7 +657,7 @@ def export_command(
       # then `predict` reads video files without PyTorch
       videolights export runs/mine --encoder exported/clip
       # an earlier bundle, with what its data set tells
-      videolights export old/qvhighlights --data recipes/data/qvhighlights.yaml --out exported/qvhighlights
+      videolights export old/toyworld --data toy/toyworld.yaml --out new/toyworld
     """
     from videolights.deploy.exported import is_encoder
     folder = out or Path("exported", Path(source).resolve().name)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import compare_contracts
 from ..data.coverage import summarize_training
-from ..data.store import Dataset
+from ..data.store import Dataset, check_contract
 from .bundle import BUNDLE, ENCODER, MODEL, PACKED, PARITY, PRECISIONS, TRAINING
 from .bundle import open_bundle, seal, write_readme
 from .exported import pack_encoder
@@ -104,7 +103,7 @@ def complete_bundle(
     source, folder, contract = Path(source), Path(folder), open_bundle(source)
     BUNDLE.check_target(folder)
     for dataset in (training, validation):
-        if dataset: compare_contracts(contract, dataset.data.contract(), str(source))
+        if dataset: check_contract(contract, dataset.data, dataset.data.name)
     with atomic_path(folder) as draft:
         draft.mkdir()
         for name in {*contract["files"]} - {PRECISIONS["fp16"], PRECISIONS["int8"], PACKED}:
