@@ -755,8 +755,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'videolights/deploy/serving.py'),
                                             'videolights.deploy.serving.inside': ( 'deploy/serving.html#inside',
                                                                                    'videolights/deploy/serving.py'),
-                                            'videolights.deploy.serving.is_container': ( 'deploy/serving.html#is_container',
-                                                                                         'videolights/deploy/serving.py'),
                                             'videolights.deploy.serving.read_form': ( 'deploy/serving.html#read_form',
                                                                                       'videolights/deploy/serving.py'),
                                             'videolights.deploy.serving.serve': ( 'deploy/serving.html#serve',
