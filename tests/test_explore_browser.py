@@ -120,7 +120,9 @@ def test_page(world, browser):
         seen = Seen(page)
         page.wait_for_selector(MAP)
         queries = page.locator(".vl-picker select").last
+        first = seen.picture()
         title = seen.changes(seen.title, lambda: queries.select_option(index=2))                      # another query
+        seen.becomes(seen.picture, lambda now: now != first)                                          # drawn before the next choice
         assert " ".join(queries.locator("option").nth(2).text_content().split()[1:]) in title
         seen.changes(seen.picture, lambda: page.get_by_label("Stage").select_option("projection"))    # another stage
         word = page.locator(".vl-words button").nth(1)

@@ -228,6 +228,14 @@ def test_no_video(name, status, client, refused, videos):
     refused(client.upload((videos / name).read_bytes(), "a star", name=name), status, name)
 
 
+def test_a_header_that_tells_less_is_found_out(runtime, videos, monkeypatch):
+    monkeypatch.setattr("videolights.deploy.serving.probe", lambda path: SimpleNamespace(duration_s=1))
+    client = Client(create_app(runtime, videos, Limits(max_video_s=2)))
+    answer = client.by_path("a.mp4")
+    client.close()
+    assert (answer.status, "is longer than 2 s" in answer.data["error"]) == (422, True), answer.data
+
+
 def test_containers_without_pictures(client, refused, videos):
     data = (videos / "a.mp4").read_bytes()
     for bad in (data[:100] + bytes(3000), b"\x1a\x45\xdf\xa3" + b"noise" * 500, b"\x00\x00\x01\xba" + os.urandom(5000), b"RIFF\0\0\0\0AVI " + bytes(900)):
@@ -318,11 +326,11 @@ class Slow:
     def __init__(self, runtime):
         self.runtime, self.contract, self.providers, self.go, self.begun = runtime, runtime.contract, runtime.providers, threading.Event(), []
 
-    def predict_video(self, path, queries):
+    def predict_video(self, path, queries, max_seconds):
         self.begun.append(queries)
         if "slow" in queries: assert self.go.wait(20)
         if "broken" in queries: raise ZeroDivisionError(f"secret of {path}")
-        return self.runtime.predict_video(path, queries)
+        return self.runtime.predict_video(path, queries, max_seconds)
 
 
 @pytest.fixture

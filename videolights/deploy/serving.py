@@ -129,7 +129,7 @@ class Service:
             predictions = self.runtime.predict_video(path, queries, max_seconds=self.limits.max_video_s)
         except InputError as e: raise _refusal(422, str(e).replace(str(path), name)) from None
         row = lambda p: {**replace(p, vid=Path(name).stem).to_dict(), "top_clips": p.top_clips().round(4).tolist()}
-        seconds = dict(duration_s=round(info.duration_s, 3), clip_seconds=self.runtime.contract["clip_seconds"])
+        seconds = dict(duration_s=round(predictions[0].duration_s, 3), clip_seconds=self.runtime.contract["clip_seconds"])
         return {"video": name, **seconds, "predictions": [row(p) for p in predictions]}
 
     def answer_upload(self, file, name, queries):
