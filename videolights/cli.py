@@ -606,7 +606,7 @@ def evaluate_command(
         write_csv(per_query, reports.per_query(*given))
         print(f"written to {per_query}: a row per query")
     if out:
-        outside = reports.count_outside(*given[:2])
+        outside = reports.count_outside(*given[:2], answers.clip_seconds)
         write_json(out, result | ({"outside": outside} if outside else {}))
         print(f"written to {out}")
 

@@ -111,25 +111,27 @@ def read_windows(
     return pad_lists([array[:, :columns] for array in windows])
 
 # %% ../../nbs/evaluation/44_reports.ipynb #f1a3292e
-def _outside(windows, mask, ground_truth):
-    "Which windows (Q, M) begin before their video or end behind it, where its duration is known."
+def _outside(windows, mask, ground_truth, clip_seconds):
+    "Which windows (Q, M) begin before their video or end a clip or more behind it: its last clip may be a partial one."
     seconds = [s if isinstance(s := row.get("duration"), (int, float)) else np.inf for row in ground_truth]
-    return mask & ((windows[..., 0] < 0) | (windows[..., 1] > np.array(seconds, dtype=float)[:, None]))
+    return mask & ((windows[..., 0] < 0) | (windows[..., 1] >= np.array(seconds, dtype=float)[:, None] + clip_seconds))
 
 
 def count_outside(
     predictions,   # list of prediction rows
     ground_truth,  # list of annotation rows
+    clip_seconds=2.0,
 ) -> int:
     "How many predicted windows reach outside their videos; published files have some, which are scored all the same."
     predictions, ground_truth = align(predictions, ground_truth)
     if all(row.get("pred_relevant_windows") is None for row in predictions): return 0
-    return int(_outside(*read_windows(predictions, "pred_relevant_windows"), ground_truth).sum())
+    return int(_outside(*read_windows(predictions, "pred_relevant_windows"), ground_truth, clip_seconds).sum())
 
 # %% ../../nbs/evaluation/44_reports.ipynb #9630e746
 def read_moments(
     predictions,   # aligned prediction rows
     ground_truth,  # aligned annotation rows
+    clip_seconds=2.0,
 ):                 # predicted (Q, P, 3), mask (Q, P), truth (Q, G, 2), mask (Q, G)
     "Both sides of moment retrieval; warns of lists not written most confident first, and of windows outside."
     predicted, mask = read_windows(predictions, "pred_relevant_windows")
@@ -138,7 +140,7 @@ def read_moments(
         qid = predictions[int(np.argmax(rising))]["qid"]
         message = f"predictions: qid {qid!r} is not written most confident first; R1 and mIoU take its first window"
         warnings.warn(message, stacklevel=3)
-    if count := int(_outside(predicted, mask, ground_truth).sum()):
+    if count := int(_outside(predicted, mask, ground_truth, clip_seconds).sum()):
         message = f"predictions: windows outside their videos: {count}; they are scored as they are"
         warnings.warn(message, stacklevel=3)
     return predicted, mask, *read_windows(ground_truth, "relevant_windows")
@@ -267,7 +269,7 @@ def evaluate(
         return {"brief": domain_means(ap, [row["domain"] for row in ground_truth])}
     brief, tables, more = {}, {}, {}
     if moments:
-        tables, mean_iou = moment_tables(*read_moments(predictions, ground_truth), *moment_rules(protocol))
+        tables, mean_iou = moment_tables(*read_moments(predictions, ground_truth, clip_seconds), *moment_rules(protocol))
         brief, more = brief_moments(tables, mean_iou, protocol), {"MR-full-mIoU": mean_iou}
     if highlights:
         levels = highlight_tables(read_scores(predictions), read_ratings(ground_truth, clip_seconds))
