@@ -269,7 +269,8 @@ def evaluate(
         return {"brief": domain_means(ap, [row["domain"] for row in ground_truth])}
     brief, tables, more = {}, {}, {}
     if moments:
-        tables, mean_iou = moment_tables(*read_moments(predictions, ground_truth, clip_seconds), *moment_rules(protocol))
+        windows = read_moments(predictions, ground_truth, clip_seconds)
+        tables, mean_iou = moment_tables(*windows, *moment_rules(protocol))
         brief, more = brief_moments(tables, mean_iou, protocol), {"MR-full-mIoU": mean_iou}
     if highlights:
         levels = highlight_tables(read_scores(predictions), read_ratings(ground_truth, clip_seconds))
