@@ -281,7 +281,7 @@ def _answer(prediction, truth):
     "Windows of one prediction, and how well each fits."
     windows, scores = np.zeros((0, 3)), prediction.get("pred_saliency_scores")
     if prediction.get("pred_relevant_windows"): windows = read_windows([prediction], "pred_relevant_windows")[0][0]
-    if scores: read_scores([prediction])      # an error where they are no numbers
+    if not isinstance(scores, np.ndarray) and scores: read_scores([prediction])    # an error where they are no numbers
     true = np.reshape(truth.get("relevant_windows") or [], (-1, 2))
     overlaps = temporal_iou(windows[:, None, :2], true).max(1) if len(true) else np.zeros(0)
     iou = float(overlaps[0]) if len(overlaps) else 0.0 if len(true) else math.nan
