@@ -113,7 +113,7 @@ def read_windows(
 # %% ../../nbs/evaluation/44_reports.ipynb #f1a3292e
 def _outside(windows, mask, ground_truth):
     "Which windows (Q, M) begin before their video or end behind it, where its duration is known."
-    seconds = [s if isinstance(s := row.get("duration"), (int, float)) else np.inf for row in ground_truth]
+    seconds = [s if isinstance(s := row.get("duration"), (int, float)) and s < 1e9 else np.inf for row in ground_truth]
     return mask & ((windows[..., 0] < 0) | (windows[..., 1] > np.array(seconds, dtype=float)[:, None]))
 
 
