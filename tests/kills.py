@@ -6,7 +6,6 @@ A small world is drawn once; then each verb in turn is started in a process of i
 given again. Prints a row per verb, and what was torn, left over or different.
 """
 import argparse
-import json
 import multiprocessing
 import os
 import random
@@ -19,11 +18,10 @@ from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.environ[name] = "1"      # equal sums in every run
 
-import numpy as np
 import yaml
 
 from videolights.cli import main as videolights
-from videolights.config import Config, DataConfig, InputError, ModelConfig, TrainConfig
+from videolights.config import Config, InputError, ModelConfig, TrainConfig
 from videolights.data.toyworld import make_toyworld
 from videolights.features.video import probe
 from videolights.files import read_array, read_json, read_jsonl

@@ -233,7 +233,7 @@ def test_a_replaced_video_that_cannot_be_read_leaves_the_data_set(tmp_path):
 
 def test_texts_are_whole(tmp_path):
     from videolights.encoders.extraction import extract_texts, text_file
-    rows, again = [dict(qid=1, query="a dog")], lambda: extract_texts([dict(qid=1, query="a dog")], {"cheap": Cheap()}, tmp_path)
+    again = lambda: extract_texts([dict(qid=1, query="a dog")], {"cheap": Cheap()}, tmp_path)
     assert (again(), again()) == (1, 0)
     file = text_file(tmp_path, "cheap", 1)
     for harm in (lambda data: b"", lambda data: data[:-30], lambda data: data.replace(b"d\0\0\0o\0\0\0g", b"c\0\0\0o\0\0\0w")):

@@ -32,7 +32,8 @@ def bind(
     try: return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, TypeError, ValueError) as e:
         why = str(getattr(e, "strerror", None) or e).partition(" (while")[0]
-        raise InputError(f"{shorten(host)}:{port}: cannot be listened on ({why}); choose another --host or --port") from None
+        raise InputError(f"{shorten(host)}:{port}: cannot be listened on ({why}); "
+                         "choose another --host or --port") from None
 
 # %% ../nbs/core/04_access.ipynb #c96e962c
 LOOPBACK = "localhost", "127.0.0.1", "[::1]"
@@ -80,7 +81,8 @@ class Access:
     def __post_init__(self):
         for host in self.hosts:
             if not _NAME.fullmatch(host):
-                raise InputError(f"--allow-host {shorten(host)}: is no host; name one, such as films.example or films.example:8443")
+                raise InputError(f"--allow-host {shorten(host)}: is no host; name one, such as films.example or "
+                                 "films.example:8443")
         if not re.fullmatch(r"[\w.~+/=-]*", self.token, re.ASCII):
             raise InputError("--token: holds more than letters, digits and .~+/=_-; choose another")
 
@@ -92,15 +94,18 @@ class Access:
         names = {*LOOPBACK, in_url(asked.server[0]), *(name.lower() for name in self.hosts)}
         own, site = (f"{asked.scheme}://{host}", f"{asked.scheme}://{host}:{port}"), asked.one("sec-fetch-site")
         if host not in names | {f"{name}:{port}" for name in names}:
-            cure = f"start it with --allow-host {host}" if _NAME.fullmatch(host) else "send one Host header with its name"
+            named = _NAME.fullmatch(host)
+            cure = f"start it with --allow-host {host}" if named else "send one Host header with its name"
             return 421, f"host {shorten(host)} is not this service's; {cure}"
         if not asked.target.startswith("/"): return 421, "ask for a path, such as /health; this is no proxy"
         if any(origin.lower() not in own for origin in asked.all("origin")):
-            return 403, f"a page at {shorten(asked.one('origin'))} may not ask this service; ask from a program, or from {own[0]}"
+            page = shorten(asked.one("origin"))
+            return 403, f"a page at {page} may not ask this service; ask from a program, or from {own[0]}"
         if site not in ("", "same-origin", "none") and not asked.follows_a_link():
             return 403, f"a page of another site may not ask this service; ask from a program, or from {own[0]}"
         if self.token and not self._knows(sum(asked.tokens(), [])):
-            return 401, "the token is missing or wrong; send 'Authorization: Bearer TOKEN', or open a page with ?token=TOKEN"
+            return 401, ("the token is missing or wrong; send 'Authorization: Bearer TOKEN', "
+                         "or open a page with ?token=TOKEN")
 
     def cookie(self, asked: Asked) -> str:
         "What lets a browser go on after it has opened a page with the token in its address; else nothing."

@@ -920,7 +920,7 @@ def serve_command(
     folder: File = None,  # videos in this folder may be asked for by path (default: uploads only)
     host: str = "127.0.0.1",  # where to listen; the default is this machine alone, beyond it a token is asked for
     port: Port = 8000,  # 0 takes a free one
-    allow_host: Many = (),  # other names under which it is asked, as behind a proxy: films.example or films.example:8443
+    allow_host: Many = (),  # other names under which it is asked, as behind a proxy: films.example
     token: str = "",  # what clients must send (default: $VIDEOLIGHTS_TOKEN, or a new one that is printed)
     max_mb: Amount = 200,  # largest upload in megabytes
     max_seconds_of_video: Amount = 1800,  # longest video

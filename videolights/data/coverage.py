@@ -17,7 +17,7 @@ from .store import Dataset, l2_normalize
 from ..features.protocol import split_words
 
 # %% ../../nbs/data/15_coverage.ipynb #d92af3cf
-_LITTLE = frozenset("a an and are as at by for from in into is it its of on onto or that the their then to with".split())
+_LITTLE = frozenset("a an and are as at by for from in into is it of on onto or that the then to with".split())
 
 
 def unknown_words(
@@ -79,7 +79,8 @@ def measure_range(
     scale = np.maximum(spread, max(.1 * np.sqrt((spread ** 2).mean()), 1e-6))
     seen = FeatureRange(source, _rounded(mean), _rounded(scale))
     z, cosine = np.concatenate([seen.measure(x) for x in videos()], 1)
-    return replace(seen, **dict(zip(("furthest", "nearest"), _rounded((np.quantile(z, .999), np.quantile(cosine, .001))))))
+    furthest, nearest = _rounded((np.quantile(z, .999), np.quantile(cosine, .001)))
+    return replace(seen, furthest=furthest, nearest=nearest)
 
 # %% ../../nbs/data/15_coverage.ipynb #4bd60538
 def describe_features(

@@ -207,7 +207,9 @@ def mark_files(
     for s in data.of_kind(kind):
         known = marks.setdefault(s.name, {})
         for name in _feature_files(s, row):
-            if name not in known: known[name] = file_mark(data.path(s.folder, name))
+            path = data.path(s.folder, name)
+            if not path.exists(): raise InputError(f"{path}: no such file; check the source's folder and file name")
+            if name not in known: known[name] = file_mark(path)
 
 
 def changed_files(

@@ -10,6 +10,8 @@ __all__ = ['INPUTS', 'BUNDLE_VERSION', 'MODEL', 'CONTRACT', 'CONFIG', 'PARITY', 
 # %% ../../nbs/deploy/55_bundle.ipynb #c2b2a903
 import hashlib
 import json
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ def sha256(
 ) -> str:              # 64 hexadecimal digits
     "SHA-256 of a file; an unreadable one is an error that names it."
     try:
+        if stat.S_ISFIFO(os.stat(path).st_mode): raise OSError(0, "it is a pipe")      # nobody may be writing to it
         with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the bundle is incomplete, export or copy it again") from None
@@ -52,6 +55,12 @@ def _check_keys(kind, described, path):
             raise InputError(f"{path}: 'files' names '{name}' outside the {kind.what}; {kind.again}")
 
 # %% ../../nbs/deploy/55_bundle.ipynb #4df5800a
+def _compare_hash(kind, folder, described, name, digest):
+    if described["files"].get(name) == digest: return
+    raise InputError(f"{Path(folder, name)}: is cut short or altered, its SHA-256 is not that in {kind.description}; "
+                     f"{kind.again}")
+
+# %% ../../nbs/deploy/55_bundle.ipynb #734a944f
 @dataclass(frozen=True)
 class SealedFolder:
     "A kind of folder that one of its files describes."
@@ -90,24 +99,14 @@ class SealedFolder:
         described = read_json(path)
         _check_version(self, described, path)
         _check_keys(self, described, path)
-        for name in described["files"]: self._compare(folder, described, name, sha256(Path(folder, name)))
+        for name in described["files"]: _compare_hash(self, folder, described, name, sha256(Path(folder, name)))
         return described
 
-    def _compare(self, folder, described, name, digest):
-        if described["files"].get(name) == digest: return
-        raise InputError(f"{Path(folder, name)}: is cut short or altered, its SHA-256 is not that in "
-                         f"{self.description}; {self.again}")
-
-    def read(
-        self,
-        folder: str | Path,
-        described: dict,     # its description
-        name: str,           # of a file that it lists
-    ) -> bytes:
-        "A file's bytes, verified as they are used: it may have been replaced since the folder was opened."
+    def read(self, folder: str | Path, described: dict, name: str) -> bytes:
+        "A listed file's bytes, verified as they are used: it may have been replaced since the folder was opened."
         try: content = Path(folder, name).read_bytes()
         except OSError: content = b""
-        self._compare(folder, described, name, hashlib.sha256(content).hexdigest())
+        _compare_hash(self, folder, described, name, hashlib.sha256(content).hexdigest())
         return content
 
     def check_target(self, folder: Path):

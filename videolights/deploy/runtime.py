@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Prediction', 'check_features', 'join_sources', 'segments', 'blend', 'merge_moments', 'mean_inside', 'combine',
            'graph_file', 'check_options', 'predict_batch', 'predict_dataset', 'Trace', 'trace_pair', 'cut_words',
-           'predict_video', 'Runtime']
+           'prepare_text', 'predict_video', 'Runtime']
 
 # %% ../../nbs/deploy/59_runtime.ipynb #80aeb07a
 import json
@@ -266,7 +266,7 @@ def check_options(
         if not isinstance(x, (int, float, np.number)) or not 0 < x < np.inf:
             raise InputError(f"durations_s: {shorten(x)} is no duration; give seconds above 0")
     if not isinstance(nms_threshold, (int, float, np.number)) or not 0 <= nms_threshold <= 1:
-        raise InputError(f"nms_threshold is {shorten(nms_threshold)}; give an IoU from 0 to 1, where 0 keeps all windows")
+        raise InputError(f"nms_threshold is {shorten(nms_threshold)}; give an IoU from 0 to 1, 0 keeps all windows")
     if not whole(batch_size, 1): raise InputError(f"batch_size is {shorten(batch_size)}; give a whole number above 0")
     if not (window is None or whole(window, 0)) or window == 1:
         raise InputError(f"window is {shorten(window)}; give a number of clips, at least 2, or 0 to cut no video")
@@ -369,6 +369,16 @@ def cut_words(
     "A query within the model's reach."
     return rows[:most], [f"the query has {len(rows)} words, the model reads the first {most}"] * (len(rows) > most)
 
+# %% ../../nbs/deploy/59_runtime.ipynb #d8bca108
+def prepare_text(
+    self: "Runtime",
+    arrays: dict,    # source name -> (N, dim) as its encoder gave it
+) -> np.ndarray:     # (N, text_dim)
+    "Word features, cut to the contract's `max_words` with a warning."
+    rows, said = cut_words(join_sources(self.contract, "text", arrays), self.contract["max_words"])
+    for sentence in said: warnings.warn(sentence, stacklevel=2)
+    return rows
+
 # %% ../../nbs/deploy/59_runtime.ipynb #7fdd9f5b
 def predict_video(
     self: "Runtime",
@@ -434,13 +444,8 @@ class Runtime:
         "Clip features (L, video_dim) from one array per source, as its encoder gave it: `{\"clip\": (L, 512), ...}`."
         return join_sources(self.contract, "video", arrays)
 
-    def prepare_text(self, arrays: dict) -> np.ndarray:
-        "Word features (N, text_dim) from one array per source, cut to the contract's `max_words` with a warning."
-        rows, said = cut_words(join_sources(self.contract, "text", arrays), self.contract["max_words"])
-        for sentence in said: warnings.warn(sentence, stacklevel=2)
-        return rows
-
     predict_batch, predict_dataset, predict_video, trace = predict_batch, predict_dataset, predict_video, trace_pair
+    prepare_text = prepare_text
 
     def predict(
         self,

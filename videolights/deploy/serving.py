@@ -60,7 +60,8 @@ class Limits:
             value, (low, high, *option) = getattr(self, field.name), _RANGES[field.name]
             if type(value) not in (int, field.type) or not low <= value <= high:
                 what = "whole number" if field.type is int else "number"
-                raise InputError(f"{(option or [field.name])[0]} {shorten(value)}: should be a {what} from {low} to {high}")
+                item = (option or [field.name])[0]
+                raise InputError(f"{item} {shorten(value)}: should be a {what} from {low} to {high}")
 
 # %% ../../nbs/deploy/63_serving.ipynb #1de89134
 # also: valid as UTF-8
@@ -156,8 +157,8 @@ class Service:
     def answer_path(self, text, queries): return self.answer(inside(self.folder, text), _one_line(text), queries)
 
 # %% ../../nbs/deploy/63_serving.ipynb #738eb566
-_SAFE = {b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-                                     b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+_SAFE = {b"content-security-policy": b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+                                     b"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
          b"x-content-type-options": b"nosniff", b"referrer-policy": b"no-referrer", b"x-frame-options": b"DENY",
          b"cache-control": b"no-store"}
 
@@ -205,7 +206,8 @@ class _Body:
         try:
             async with asyncio.timeout_at(self.until) as self.clock: return await self._receive()
         except TimeoutError:
-            raise _too_many() if self.crowded_out else _refusal(408, "the request comes too slowly; send it again") from None
+            slow = _refusal(408, "the request comes too slowly; send it again")
+            raise _too_many() if self.crowded_out else slow from None
         finally: self.clock = None
 
     async def receive(self):
@@ -411,14 +413,16 @@ def create_app(
 class TimedProtocol(H11Protocol):
     "Uvicorn's HTTP with an end to waiting."
     HEADER_S, WRITE_S = 10, 30
-    AWAITED, EACH, ALL = 128, 32, 1000   # connections without a request, those of one address beyond this machine, and all
+    # connections without a request, those of one address beyond this machine, and all
+    AWAITED, EACH, ALL = 128, 32, 1000
 
     def connection_made(self, transport):
         super().connection_made(transport)
         self._await_request()
         self._make_room()
 
-    def _await_request(self): self.timer = self.loop.call_later(self.HEADER_S, self._end, 408, "no whole request came in time")
+    def _await_request(self):
+        self.timer = self.loop.call_later(self.HEADER_S, self._end, 408, "no whole request came in time")
 
     def _make_room(self):
         address = lambda c: (c.client or ("",))[0]
@@ -443,7 +447,8 @@ class TimedProtocol(H11Protocol):
 
     def send_400_response(self, msg):
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            self._answer(400, "this is no HTTP request; send a method, a path, one Host header and a body as long as it says")
+            self._answer(400, "this is no HTTP request; send a method, a path, one Host header "
+                              "and a body as long as it says")
         self._end(400, msg)
 
     def handle_events(self):
@@ -479,7 +484,7 @@ def serve(
     port: int = 8000,
     limits: Limits = Limits(),
     allow_hosts: tuple[str, ...] = (), # other names under which it is asked
-    token: str = "",                   # what clients must know; "" takes VIDEOLIGHTS_TOKEN, or makes one beyond this machine
+    token: str = "",                   # what clients must know; "" takes VIDEOLIGHTS_TOKEN, or makes one where needed
     **options,                         # of `Runtime.load`
 ):
     "Serve a bundle until interrupted."

@@ -220,6 +220,7 @@ def write_report(
         whole=json.dumps(config.to_dict(), indent=2, default=str), brief=brief,
         floors=list(floors), headlines=headlines(brief, dataset.data.protocol), run=config, epochs=len(log),
         dataset=dataset, parameters=sum(p.numel() for p in model.parameters()),
-        confidence=_confidence(predictions, dataset.annotations), curves=_curves(log, brief), ranking=_ranking(chosen, ranked),
+        confidence=_confidence(predictions, dataset.annotations), curves=_curves(log, brief),
+        ranking=_ranking(chosen, ranked),
         examples=[_example(place, row, ious, dataset, model, videos) for place, row in chosen]))
     return Path(path)

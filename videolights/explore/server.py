@@ -59,7 +59,8 @@ class PageKernels(AsyncMappingKernelManager):
 
     async def start_kernel(self, **options):
         if len(self) + self.starting >= self.most:
-            raise HTTPError(503, f"{self.most} pages are open, each a Python process; close one, or start with --pages {2 * self.most}")
+            raise HTTPError(503, f"{self.most} pages are open, each a Python process; close one, "
+                                 f"or start with --pages {2 * self.most}")
         page, self.starting = CallContext.get(CallContext.JUPYTER_HANDLER), self.starting + 1
         try: kernel = await super().start_kernel(**options)
         finally: self.starting -= 1

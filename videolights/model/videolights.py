@@ -7,7 +7,6 @@ __all__ = ['Output', 'Stage', 'TrainingOutput', 'Parts', 'pair_with_next', 'Stag
 
 # %% ../../nbs/model/28_videolights.ipynb #3b5c8bdb
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import torch

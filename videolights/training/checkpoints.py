@@ -17,10 +17,13 @@ from safetensors.torch import save_file
 
 from ..config import Config, DataConfig, InputError, ModelConfig
 from ..data.store import check_contract, source_names
-from ..files import atomic_path, read_json, repair, write_json
+from ..files import atomic_path, check_folder_is, read_json, repair, write_json
 from ..model.videolights import VideoLights, load
 
 # %% ../../nbs/training/47_checkpoints.ipynb #bc927727
+_HELD = ("config.json", "model.safetensors", "contract.json", "training.safetensors", "README.md", "metrics.json")
+
+
 def save_checkpoint(
     folder: str | Path,    # to be written
     model: VideoLights,
@@ -29,6 +32,7 @@ def save_checkpoint(
     progress: dict = {},   # JSON-ready training state
 ):
     "Write a checkpoint folder atomically."
+    check_folder_is(folder, _HELD, "checkpoint")
     with atomic_path(folder) as temporary:
         model.save_pretrained(temporary)
         write_json(temporary / "contract.json", contract)
@@ -90,7 +94,7 @@ def check_folder(
     resume: bool,
 ) -> bool:             # whether there is something to resume
     "Refuse a run folder that does not fit the recipe."
-    for name in ("last", "best"): repair(out / name)
+    for name in ("last", "best"): check_folder_is(repair(out / name), _HELD, "checkpoint")
     path = out / "config.json"
     if path.exists():
         if not resume:

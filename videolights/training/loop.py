@@ -193,8 +193,8 @@ class Run:
         self.train_set = Augmented(open_split(self.config, t.train_split), t.crop, t.stretch, t.seed)
         self.eval_set = open_split(self.config, t.eval_split) if t.eval_split else None
         if accelerator.is_main_process:
-            notes = [note for split in (self.train_set.dataset, self.eval_set) if split for note in cut_notes(split)]
-            for note in dict.fromkeys(notes): print(note, file=sys.stderr)
+            for split in filter(None, (self.train_set.dataset, self.eval_set)):
+                for note in cut_notes(getattr(split, "dataset", split)): print(note, file=sys.stderr)
         seconds = [row["duration"] for row in self.train_set.annotations]
         longest = min(math.ceil(max(seconds) / self.data.clip_seconds), self.data.max_clips)
         self.contract = {**self.data.contract(), "train_clips": longest}
