@@ -3,7 +3,7 @@ import fuzz
 import pytest
 
 from videolights.config import Config, DataConfig, InputError, parse_yaml
-from videolights.evaluation.reports import evaluate
+from videolights.evaluation.reports import evaluate, per_query_rows
 
 BAD = [verdict for verdict in fuzz.BAD if verdict != "silent"]
 
@@ -44,7 +44,7 @@ def test_wrong_contracts(change, says, tmp_path):
     assert str(error.value).startswith(str(tmp_path / "data.yaml"))
 
 
-@pytest.mark.parametrize("text", [fuzz.bomb(".yaml"), "a: &a [*a]", "a: 1\na: 2", "a: " + "[" * 9999, "a: 2001-99-99", "!!timestamp x", "a: " + "9" * 5000, "? {a: 1}\n: 2", "a: !!python/name:os.system"])
+@pytest.mark.parametrize("text", [fuzz.bomb(".yaml"), "a: &a [*a]", "a: 1\na: 2", "a: 1\n\0b: 2", "a: " + "[" * 9999, "a: 2001-99-99", "!!timestamp x", "a: " + "9" * 5000, "? {a: 1}\n: 2", "a: !!python/name:os.system"])
 def test_yaml_that_nobody_meant(text):
     with pytest.raises(ValueError) as error: parse_yaml(text)
     assert len(str(error.value)) < 400
@@ -81,3 +81,8 @@ def test_numbers_of_the_command_line_have_bounds(line, capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{option}: '{value}' is not a" in said
+
+
+@pytest.mark.parametrize("change", [dict(pred_relevant_windows=[[0, 10, .9], {"a": 1}]), dict(pred_relevant_windows=[[0, 10]]), dict(pred_saliency_scores=["high"])], ids=str)
+def test_answers_that_cannot_be_drawn(change):
+    with pytest.raises(InputError, match="qid 1 has a 'pred_"): per_query_rows([ANSWER | change], [ROW])

@@ -305,6 +305,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'videolights.data.store._config': ('data/store.html#_config', 'videolights/data/store.py'),
                                         'videolights.data.store._feature_files': ( 'data/store.html#_feature_files',
                                                                                    'videolights/data/store.py'),
+                                        'videolights.data.store._is_index': ('data/store.html#_is_index', 'videolights/data/store.py'),
                                         'videolights.data.store._mapped': ('data/store.html#_mapped', 'videolights/data/store.py'),
                                         'videolights.data.store._one_per_video': ( 'data/store.html#_one_per_video',
                                                                                    'videolights/data/store.py'),

@@ -599,7 +599,11 @@ def evaluate_command(
         answers = predict_run(source, split, shuffle_text)
         if not shuffle_text: write_jsonl(source / f"predictions_{answers.split}.jsonl", answers.predictions)
     if protocol: answers = answers._replace(protocol=protocol)
-    result, given = answers.score(), answers[:4]
+    try: result, given = answers.score(), answers[:4]
+    except InputError as e:
+        side, _, said = str(e).partition(": ")
+        file = {"predictions": source, "ground truth": truth}.get(side) or side
+        raise InputError(f"{file}: {said}") from None
     print(reports.table(result))
     if slices: print("\n" + reports.slice_table(reports.slices(*given)))
     if per_query:

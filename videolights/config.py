@@ -174,6 +174,7 @@ def parse_yaml(
     most: int = 100_000,   # values, each alias counted as often as it is used
 ) -> Any:
     "YAML's plain values. A ValueError says what is wrong."
+    if "\0" in text: raise ValueError("holds a NUL, at which the parser would end")
     try: value = yaml.load(text, _Loader)
     except Exception as e:     # the library answers wrong input with KeyError, AttributeError, RecursionError as well
         raise ValueError(shorten(" ".join(str(e).split()), 300).strip("'\"") or type(e).__name__) from None

@@ -52,7 +52,7 @@ def _tvsum_row(row):
 # %% ../../nbs/data/10_annotations.ipynb #a748849d
 def is_number(x) -> bool:
     "Whether something is a finite number; a truth value is none."
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 1e300
 
 
 def name_of(row) -> str:
@@ -91,7 +91,7 @@ def window_faults(
 def _is_table(values, *dims):
     "Whether values are finite numbers in one of these dimensions."
     try: table = np.asarray(values, dtype=float)
-    except (ValueError, TypeError): return False
+    except (ValueError, TypeError, OverflowError): return False
     return table.ndim in dims and np.isfinite(table).all()
 
 

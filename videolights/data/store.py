@@ -333,7 +333,19 @@ def _read_index(data):
         raise InputError(f"{folder}: a store of version {version}, not {known}; {_AGAIN}")
     if index.get("fingerprint") != fingerprint(data, version):
         raise InputError(f"{folder}: packed for another feature contract than {data.name}'s; {_AGAIN}")
+    if not _is_index(data, index): raise InputError(f"{folder / _INDEX}: is damaged; {_AGAIN}")
     return index
+
+
+def _is_index(data, index):
+    "Whether an index says of each array how large it is, and of each item which of its rows are whose."
+    whole = lambda *numbers: all(type(n) is int and n >= 0 for n in numbers)
+    try:
+        ends = [start + rows for kind in ("video", "text") for start, rows in index[kind].values()
+                if whole(start, rows)]
+        sizes = [index["bytes"][s.name] for s in data.sources]
+        return whole(*sizes) and len(ends) == len(index["video"]) + len(index["text"])
+    except (AttributeError, KeyError, TypeError, ValueError): return False
 
 
 def _read(path):

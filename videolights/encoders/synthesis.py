@@ -173,7 +173,8 @@ def to_queries(
 # %% ../../nbs/encoders/84_synthesis.ipynb #22812557
 def _video_ids(files, protocol):
     "{video id: the file that names it} of annotation files."
-    return {row["vid"]: str(path) for path in files for row in parse_annotations(path, protocol) if "vid" in row}
+    return {row["vid"]: str(path) for path in files for row in parse_annotations(path, protocol)
+            if isinstance(row.get("vid"), str)}
 
 
 def choose_videos(

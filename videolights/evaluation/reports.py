@@ -113,7 +113,7 @@ def read_windows(
 # %% ../../nbs/evaluation/44_reports.ipynb #f1a3292e
 def _outside(windows, mask, ground_truth, clip_seconds):
     "Which windows (Q, M) begin before their video or end a clip or more behind it: its last clip may be a partial one."
-    seconds = [s if isinstance(s := row.get("duration"), (int, float)) else np.inf for row in ground_truth]
+    seconds = [s if isinstance(s := row.get("duration"), (int, float)) and s < 1e9 else np.inf for row in ground_truth]
     return mask & ((windows[..., 0] < 0) | (windows[..., 1] >= np.array(seconds, dtype=float)[:, None] + clip_seconds))
 
 
@@ -282,12 +282,14 @@ def evaluate(
 # %% ../../nbs/evaluation/44_reports.ipynb #897cf930
 def _answer(prediction, truth):
     "Windows of one prediction, and how well each fits."
-    windows = np.reshape(prediction.get("pred_relevant_windows") or [], (-1, 3))
+    windows, scores = np.zeros((0, 3)), prediction.get("pred_saliency_scores")
+    if prediction.get("pred_relevant_windows"): windows = read_windows([prediction], "pred_relevant_windows")[0][0]
+    if not isinstance(scores, np.ndarray) and scores: read_scores([prediction])    # an error where they are no numbers
     true = np.reshape(truth.get("relevant_windows") or [], (-1, 2))
     overlaps = temporal_iou(windows[:, None, :2], true).max(1) if len(true) else np.zeros(0)
     iou = float(overlaps[0]) if len(overlaps) else 0.0 if len(true) else math.nan
     return dict(windows=windows, overlaps=overlaps, iou=iou, confidence=float(windows[0, 2]) if len(windows) else 0.0,
-                saliency=prediction.get("pred_saliency_scores"))
+                saliency=scores)
 
 
 def per_query_rows(
