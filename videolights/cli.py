@@ -661,13 +661,13 @@ def export_command(
       # then `predict` reads video files without PyTorch
       videolights export runs/mine --encoder exported/clip
       # an earlier bundle, with what its data set tells
-      videolights export old/toyworld --data toy/toyworld.yaml --out new/toyworld
+      videolights export old/toy --data toy/toyworld.yaml --out new/toy
     """
     from videolights.deploy.exported import is_encoder
     folder = out or Path("exported", Path(source).resolve().name)
     if is_encoder(source): return _export_weights(source, folder)
     splits, missing = _splits_at_hand(source, data, split, needed=bool(precision or data))  # before a minute of tracing
-    if not (bundle := Path(source, "contract.json").exists()):
+    if not (bundle := Path(source, "model.onnx").exists()):
         vl.export_onnx(vl.load(source), folder, metrics=metrics_of(source), encoder=encoder)
     from videolights.deploy.calibration import complete_bundle
     parity = complete_bundle(source if bundle else folder, folder, *splits, encoder=encoder if bundle else None)

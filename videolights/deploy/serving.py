@@ -129,7 +129,8 @@ class Service:
             predictions = self.runtime.predict_video(path, queries, max_seconds=self.limits.max_video_s)
         except InputError as e: raise _refusal(422, str(e).replace(str(path), name)) from None
         row = lambda p: {**replace(p, vid=Path(name).stem).to_dict(), "top_clips": p.top_clips().round(4).tolist()}
-        seconds = dict(duration_s=round(predictions[0].duration_s, 3), clip_seconds=self.runtime.contract["clip_seconds"])
+        clip, whole = self.runtime.contract["clip_seconds"], predictions[0].duration_s
+        seconds = dict(duration_s=round(whole, 3), clip_seconds=clip)
         return {"video": name, **seconds, "predictions": [row(p) for p in predictions]}
 
     def answer_upload(self, file, name, queries):
