@@ -112,6 +112,8 @@ class SealedFolder:
     def check_target(self, folder: Path):
         "May one be written here? A folder that holds anything else is never replaced."
         check_folder_is(folder, (self.description, *self.files, *self.more), self.what)
+        if Path(folder, ENCODER).is_dir():
+            check_folder_is(Path(folder, ENCODER), (f"{ENCODER}.json", "*.onnx", "*.json", README), "packed encoder")
 
 # %% ../../nbs/deploy/55_bundle.ipynb #89efc890
 INPUTS = ("video", "video_mask", "text", "text_mask")   # of every graph
