@@ -342,7 +342,7 @@ def test_bad_input_is_one_line(zoo, tmp_path, capsys, monkeypatch):
     out = ("--out", tmp_path / "out")
     cases = [((tmp_path / "nowhere", "--sources", "builtin", *out), "no such folder of videos"), ((tmp_path / "empty", "--sources", "builtin", *out), "holds no videos"),
              ((zoo, "--sources", "bultin", *out), "no encoder is called 'bultin'"), ((zoo, "--sources", ",", *out), "names no encoder"),
-             ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "clip_seconds is 0"),
+             ((zoo, "--sources", "builtin,builtin", *out), "is there twice"), ((zoo, "--sources", "builtin", "--clip-seconds", 0, *out), "at least 0.04"),
              ((zoo, "--sources", "builtin", "--weights", "clip", *out), "expected source=place"), ((zoo, "--sources", "builtin", "--weights", "clip=x", *out), "is not among the sources"),
              ((zoo, "--sources", "builtin", "--annotations", tmp_path / "slash.jsonl", *out), "slash"), ((zoo, "--sources", "builtin", "--pack", *out), "--annotations"),
              ((zoo, "--sources", "slowfast", "--device", "cpu", *out), "get SLOWFAST_8x8_R50.pkl"), ((zoo, "--sources", "slowfast", "--device", "tpu", *out), "choose cpu or auto")]
