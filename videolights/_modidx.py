@@ -949,6 +949,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'videolights/encoders/extraction.py'),
                                                  'videolights.encoders.extraction._is_readable': ( 'encoders/extraction.html#_is_readable',
                                                                                                    'videolights/encoders/extraction.py'),
+                                                 'videolights.encoders.extraction.check_place': ( 'encoders/extraction.html#check_place',
+                                                                                                  'videolights/encoders/extraction.py'),
                                                  'videolights.encoders.extraction.check_settings': ( 'encoders/extraction.html#check_settings',
                                                                                                      'videolights/encoders/extraction.py'),
                                                  'videolights.encoders.extraction.decode_ahead': ( 'encoders/extraction.html#decode_ahead',
