@@ -82,7 +82,8 @@ def content(path):
     if path.suffix == ".json": return plain(read_json(path))
     if path.suffix == ".jsonl":
         assert path.read_bytes().endswith(b"\n") or not path.stat().st_size, "a cut line"
-        return plain(read_jsonl(path))
+        rows = read_jsonl(path)
+        return {row["video"]: plain(row) for row in rows} if path.name.endswith(".videos.jsonl") else plain(rows)     # of these the last line counts
     if path.suffix == ".csv":
         rows = [line.split(",") for line in path.read_text().splitlines()]
         assert {len(row) for row in rows} == {len(rows[0])}, "a cut row"

@@ -155,7 +155,7 @@ def to_line(row: dict) -> bytes:
 # %% ../../nbs/deploy/61_bulk.ipynb #269273c6
 def _add_lines(path, rows):
     "All at once: a kill finds lines whole, or none of them."
-    with open(path, "ab", buffering=0) as file: file.write(b"".join(map(to_line, rows)))
+    with open(path, "ab") as file: file.write(b"".join(map(to_line, rows)))
 
 
 def _mark(out, folder, video):
