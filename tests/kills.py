@@ -9,6 +9,7 @@ import argparse
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -93,6 +94,7 @@ def content(path):
     if path.suffix == ".safetensors":
         from safetensors.numpy import load_file
         return {k: v.tobytes() for k, v in load_file(path).items()}
+    if path.suffix == ".html": return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "", path.read_text())     # ids of figures
     return path.read_bytes()
 
 
