@@ -1,0 +1,266 @@
+"""This package beside a checkout of the authors' repository (dpaul06/VideoLights): the same answer first, then inference and training steps, round by round in one run.
+
+    python benchmarks/against_release.py CHECKOUT [--what inference step] [--device cuda] [--compile] [--json FILE]
+    python benchmarks/against_release.py CHECKOUT --train DATA.yaml [--epochs 8] [--seed 2018] [--set dim_feedforward=256 enc_layers=2] [--json FILE]
+
+Nothing in the checkout is changed and nothing of it is kept. What it imports and this machine lacks is stood in for while it is read, and its one move to a GPU stays where it is on the CPU.
+The released form here gets the checkout's weights and must give its answers before anything is timed; the paper's form has the same sizes. All do a whole training step: both passes, all losses with
+their matching, backward, clipped gradients and AdamW. With --train the authors' model learns one of this package's data sets with the authors' losses, options and choice of the best epoch, is
+evaluated as this package evaluates, and its row has the columns of README's table.
+"""
+import argparse
+import logging
+import random
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import numpy as np
+import torch
+import yaml
+from torch.nn.utils import clip_grad_norm_
+
+from machine import PRECISIONS, operations, product_rate
+from train_step import targets
+from videolights.config import DataConfig, InputError, LossConfig, ModelConfig, TrainConfig
+from videolights.data.batches import append_tef
+from videolights.data.store import Dataset
+from videolights.evaluation.reports import evaluate
+from videolights.files import write_json
+from videolights.losses.highlights import draw_rank_pairs
+from videolights.losses.objective import Objective
+from videolights.model.released import load_released, released_loss_config
+from videolights.model.videolights import Output, VideoLights
+from videolights.training.loop import Trainee, predict
+
+OWN = "video_lights", "utils", "standalone_eval"        # packages of a checkout
+TRAINING = ["--dec_layers=3", "--enc_layers=3", "--bicmf_layers=1", "--mr_to_hd_loss", "--hard_pos_neg_loss", "--contrastive_align_loss"]   # as its scripts for QVHighlights and Charades-STA have it
+CHARADES = ["--dset_name=charadesSTA", "--contrastive_align_loss_coef=0.3", "--lr_drop=100"]
+SIZES = "video_dim", "text_dim", "dim", "heads", "feedforward", "fusion_layers", "encoder_layers", "decoder_layers", "slots", "align_dim", "max_words", "dropout", "input_dropout"
+ANSWER_TOLERANCE, LOSS_TOLERANCE = 1e-5, 1e-4           # absolute, relative
+
+
+def open_checkout(path, device):
+    "What is used of the authors' code, imported from a checkout; a module that this machine lacks is a dummy meanwhile."
+    if not (path / "video_lights" / "model.py").is_file():
+        raise InputError(f"{path}: no checkout of the authors' repository (it holds no video_lights/model.py); give the folder that git cloned")
+    sys.path.insert(0, str(path.resolve()))
+    sys.dont_write_bytecode, absent = True, []
+    while True:
+        try: from video_lights import config, inference, start_end_dataset, train; break     # pyright: ignore[reportMissingImports]
+        except ModuleNotFoundError as e:
+            if not e.name or e.name.partition(".")[0] in OWN: raise InputError(f"{path}: {e}; is the checkout complete?") from None
+            sys.modules[e.name] = MagicMock()
+            absent.append(e.name)
+    for name in absent: del sys.modules[name]
+    logging.getLogger().setLevel(logging.WARNING)       # it turns everybody's up
+    logging.getLogger("video_lights").setLevel(logging.ERROR)
+    if device == "cpu": torch.Tensor.cuda = lambda self, *_, **__: self
+    return SimpleNamespace(options=config.BaseOptions, setup=inference.setup_model, score=train.calculate_stop_score, dataset=start_end_dataset.StartEndDataset,
+                           collate=start_end_dataset.start_end_collate, prepare=start_end_dataset.prepare_batch_inputs)
+
+
+def read_options(theirs, words, changes, device, **fields):
+    "The authors' options: their defaults, the words of their scripts, then ours and those of --set."
+    options = theirs.options()
+    options.initialize()
+    found = options.parser.parse_args(TRAINING + words)
+    for key, value in (fields | changes).items():
+        if not hasattr(found, key): raise InputError(f"--set {key}: the checkout has no such option; it has {', '.join(sorted(vars(found)))}")
+        setattr(found, key, value)
+    found.device = torch.device(device)
+    found.v_feat_dim += 2                               # temporal endpoints
+    return found
+
+
+def inputs_of(batch):
+    "A batch as the authors' model takes it."
+    return dict(src_txt=batch.text, src_txt_mask=batch.text_mask.float(), src_vid=batch.video, src_vid_mask=batch.video_mask.float())
+
+
+def targets_of(batch, pairs):
+    "Its labels as their criterion takes them."
+    return dict(span_labels=[dict(spans=spans[real]) for spans, real in zip(batch.spans, batch.span_mask)], saliency_all_labels=batch.saliency,
+                saliency_pos_index=(batch.saliency > 0).long(), saliency_pos_labels=pairs[0], saliency_neg_labels=pairs[1])
+
+
+def their_loss(criterion, outputs, labels, epoch):
+    "The authors' losses, weighted and summed."
+    terms = criterion(outputs, labels, epoch)
+    return sum(terms[name] * weight for name, weight in criterion.weight_dict.items() if name in terms)
+
+
+def update(model, optimizer, total, limit):
+    "What follows a loss in a training step."
+    optimizer.zero_grad()
+    total.backward()
+    clip_grad_norm_(model.parameters(), limit)
+    optimizer.step()
+
+
+def random_batch(args, size):
+    "A batch of random features with temporal endpoints, all items equally long, one moment each."
+    c, mask = ModelConfig.preset(args.preset), lambda n: torch.ones(size, n, dtype=torch.bool, device=args.device)
+    video = append_tef(torch.randn(size, args.clips, c.video_dim, device=args.device), mask(args.clips))
+    return targets((video, mask(args.clips), torch.randn(size, args.words, c.text_dim, device=args.device), mask(args.words)))
+
+
+def build(theirs, args):
+    "The authors' model, criterion and options, and our two forms: the released one with the same weights, the paper's with the same sizes."
+    torch.manual_seed(args.seed)
+    widths = ModelConfig.preset(args.preset)
+    options = read_options(theirs, [], args.set, args.device, v_feat_dim=widths.video_dim, t_feat_dim=widths.text_dim, max_q_l=args.words, max_v_l=args.clips)
+    model, criterion, *_ = theirs.setup(options)
+    with torch.no_grad():
+        for p in model.parameters(): p += 0.02 * torch.randn_like(p)      # some start at zero, and would hide a difference
+    released = load_released(model.state_dict(), vars(options)).to(args.device)
+    paper = VideoLights(ModelConfig.preset(args.preset, **{name: getattr(released.config, name) for name in SIZES})).to(args.device)
+    return model, criterion, options, released, paper
+
+
+@torch.no_grad()
+def check_answers(model, criterion, options, released, batch):
+    "Largest differences of the released form to the authors' model, in evaluation mode; an error where one is too large."
+    pairs = draw_rank_pairs(batch.saliency, batch.video_mask)
+    wanted, ours = model.eval()(**inputs_of(batch)), released.eval()(*batch.inputs)
+    found = {key: float((a - wanted[name]).abs().max()) for key, a, name in
+             (("spans", ours.spans, "pred_spans"), ("logits", ours.logits, "pred_logits"), ("saliency", ours.saliency, "saliency_scores"))}
+    total = float(their_loss(criterion, wanted, targets_of(batch, pairs), 0))
+    mine = Objective(released_loss_config(vars(options)))(released.training_outputs(*batch.inputs), batch, 0, pairs)["total"]
+    found["loss"] = abs(float(mine) / total - 1)
+    print("largest difference to the authors' answers: " + ", ".join(f"{key} {value:.1e}" for key, value in found.items()) + " (relative)", flush=True)
+    for key, value in found.items():
+        if not value <= (LOSS_TOLERANCE if key == "loss" else ANSWER_TOLERANCE):
+            raise SystemExit(f"against_release: {key} differs by {value:.1e} from the authors' answer, so nothing was timed")
+    return found
+
+
+def their_step(model, criterion, options, batch):
+    "A training step of the authors' code."
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.lr, weight_decay=options.wd)
+    labels = targets_of(batch, draw_rank_pairs(batch.saliency, batch.video_mask))
+    forward = lambda: their_loss(criterion, model(**inputs_of(batch)), labels, 0)
+    return forward, lambda total: update(model, optimizer, total, options.grad_clip)
+
+
+def our_step(model, loss, batch, compiled=False):
+    "A training step as `videolights train` does it."
+    t, trainee = TrainConfig(), Trainee(model, Objective(loss))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
+    if compiled: trainee.compile()
+    return lambda: trainee(batch, 0)["total"], lambda total: update(model, optimizer, total, t.clip_norm)
+
+
+def stepping(forward, finish):
+    "A call that makes one training step; autocast, where there is any, covers model and losses, as accelerate has it."
+    def call(autocast):
+        with autocast: total = forward()
+        finish(total)
+    return call
+
+
+def answering(model, ask):
+    "A call that answers a batch."
+    model.eval().requires_grad_(False)
+    def call(autocast):
+        with autocast: ask()
+    return call
+
+
+def contestants(what, size, built, args):
+    "Name -> call, the authors' first; their batch is the same."
+    model, criterion, options, released, paper = built
+    batch = random_batch(args, size)
+    if what == "inference":
+        return {"authors": answering(model, lambda: model(**inputs_of(batch))),
+                **{name: answering(m, lambda m=m: m(*batch.inputs)) for name, m in (("released", released), ("paper", paper))}}
+    for m in (model, released, paper): m.train().requires_grad_(True)
+    forms = {"released": (released, released_loss_config(vars(options))), "paper": (paper, LossConfig())}
+    calls = {"authors": stepping(*their_step(model, criterion, options, batch))}
+    return calls | {name + " compiled" * compiled: stepping(*our_step(*form, batch, compiled))
+                    for compiled in (False, True)[:1 + args.compile] for name, form in forms.items()}
+
+
+def race(calls, precision, args):
+    "Seconds of each call in each round; every round has every call once."
+    wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
+    kind, times = args.device.partition(":")[0], {name: [] for name in calls}
+    def run(call):
+        wait(); start = time.perf_counter()
+        call(torch.autocast(kind, PRECISIONS[precision], enabled=precision != "fp32")); wait()
+        return time.perf_counter() - start
+    for call in calls.values(): run(call); run(call)       # to warm up, and to compile
+    end = time.perf_counter() + args.seconds * len(calls)
+    while time.perf_counter() < end or len(times["authors"]) < 3:
+        for name, call in calls.items(): times[name].append(run(call))
+    return times
+
+
+def processor(device):
+    "Its name, and what it can do in one instruction."
+    if device.startswith("cuda"): return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name, flags = (re.search(rf"^{key}\s*: (.*)", about, re.M) for key in ("model name", "flags"))
+    able = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16") if flags and flag in flags[1].split()]
+    return f"{name[1] if name else 'processor without a name'} ({', '.join(able) or 'no AVX2'})"
+
+
+def compare(theirs, args):
+    "Check the answers, then time all; what was found, as it is written to --json."
+    built = build(theirs, args)
+    result = dict(processor=processor(args.device), threads=torch.get_num_threads(), torch=torch.__version__, preset=args.preset, clips=args.clips, words=args.words,
+                  difference=check_answers(*built[:4], random_batch(args, 8)), rows=[], skipped=[])
+    rates = {p: product_rate(PRECISIONS[p], 1, args.device, size=512) for p in PRECISIONS}
+    print(f"{result['processor']}, {result['threads']} threads, torch {result['torch']}; products of 512 x 512: "
+          + ", ".join(f"{p} {rate / 1e9:.0f} GFLOP/s" for p, rate in rates.items()))
+    for p in [p for p in args.precision if rates[p] < rates["fp32"]]:
+        result["skipped"].append(f"{p}: products run at {rates[p] / 1e9:.1f} GFLOP/s here, in fp32 at {rates['fp32'] / 1e9:.0f}")
+        print("skipped: " + result["skipped"][-1])
+    result["rates"] = {p: product_rate(PRECISIONS[p], 1, args.device) for p in args.precision if rates[p] >= rates["fp32"]}
+    print(f"{'':10}{'batch':>6} {'':10}{'':20}{'GFLOP':>8}{'ms':>10}{'times faster':>14}{'of product rate':>17}")
+    for what, size in [("inference", size) for size in args.batch if "inference" in args.what] + [("step", max(args.batch))] * ("step" in args.what):
+        calls = contestants(what, size, built, args)
+        flop = {name: operations(lambda: call(torch.autocast("cpu", enabled=False))) for name, call in calls.items() if "compiled" not in name}
+        for precision, rate in result["rates"].items():
+            times = race(calls, precision, args)
+            for name, seconds in times.items():
+                best, count = min(seconds), flop[name.partition(" ")[0]]
+                row = dict(what=what, batch=size, precision=precision, model=name, gflop=count / 1e9, ms=best * 1e3, median_ms=median(seconds) * 1e3, rounds=len(seconds),
+                           faster=min(times["authors"]) / best, of_rate=count / best / rate)
+                result["rows"].append(row)
+                print(f"{what:10}{size:6} {precision:10}{name:20}{row['gflop']:8.1f}{row['ms']:10.1f}{row['faster']:14.2f}{row['of_rate']:17.0%}", flush=True)
+    return result
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkout", type=Path, help="a clone of dpaul06/VideoLights")
+    parser.add_argument("--what", nargs="+", choices=("inference", "step"), default=["inference", "step"])
+    parser.add_argument("--preset", default="videolights-b", help="the paper's form, whose widths all have (default videolights-b: SlowFast + CLIP + BLIP-2)")
+    parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="the authors' options to change, for example enc_layers=2")
+    parser.add_argument("--clips", type=int, default=75)
+    parser.add_argument("--words", type=int, default=32)
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 32], help="of inference; a step has the largest (default 1 32)")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", action="store_true", help="measure our steps with torch.compile as well")
+    parser.add_argument("--seconds", type=float, default=5, help="for each model in each row (default 5)")
+    parser.add_argument("--seed", type=int, default=2018)
+    parser.add_argument("--json", type=Path, help="write what was found to this file")
+    args = parser.parse_args()
+    try:
+        args.set = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
+        theirs = open_checkout(args.checkout, args.device)
+        result = compare(theirs, args)
+        if args.json: write_json(args.json, result)
+    except InputError as e:
+        print(f"against_release: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__": main()
