@@ -1,6 +1,6 @@
 """This package beside a checkout of the authors' repository (dpaul06/VideoLights): the same answer first, then inference and training steps, round by round in one run.
 
-    python benchmarks/against_release.py CHECKOUT [--what inference step] [--device cuda] [--compile] [--json FILE]
+    python benchmarks/against_release.py CHECKOUT [--what inference onnx step] [--device cuda] [--compile] [--json FILE]
     python benchmarks/against_release.py CHECKOUT --train DATA.yaml [--epochs 8] [--seed 2018] [--set dim_feedforward=256 enc_layers=2] [--json FILE]
 
 Nothing in the checkout is changed and nothing of it is kept. What it imports and this machine lacks is stood in for while it is read, and its one move to a GPU stays where it is on the CPU.
@@ -9,98 +9,34 @@ their matching, backward, clipped gradients and AdamW. With --train the authors'
 evaluated as this package evaluates, and its row has the columns of README's table.
 """
 import argparse
-import logging
-import random
 import re
 import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
-from unittest.mock import MagicMock
 
-import numpy as np
 import torch
 import yaml
-from torch.nn.utils import clip_grad_norm_
 
+from checkout import inputs_of, open_checkout, read_options, targets_of, their_loss, train, update
 from machine import PRECISIONS, operations, product_rate
 from train_step import targets
-from videolights.config import DataConfig, InputError, LossConfig, ModelConfig, TrainConfig
+from videolights.config import InputError, LossConfig, ModelConfig, TrainConfig
 from videolights.data.batches import append_tef
-from videolights.data.store import Dataset
-from videolights.evaluation.reports import evaluate
+from videolights.deploy.bundle import INPUTS, MODEL
+from videolights.deploy.export import export_onnx
+from videolights.deploy.precision import to_int8
+from videolights.deploy.sessions import open_session
 from videolights.files import write_json
 from videolights.losses.highlights import draw_rank_pairs
 from videolights.losses.objective import Objective
 from videolights.model.released import load_released, released_loss_config
-from videolights.model.videolights import Output, VideoLights
-from videolights.training.loop import Trainee, predict
+from videolights.model.videolights import VideoLights
+from videolights.training.loop import Trainee
 
-OWN = "video_lights", "utils", "standalone_eval"        # packages of a checkout
-TRAINING = ["--dec_layers=3", "--enc_layers=3", "--bicmf_layers=1", "--mr_to_hd_loss", "--hard_pos_neg_loss", "--contrastive_align_loss"]   # as its scripts for QVHighlights and Charades-STA have it
-CHARADES = ["--dset_name=charadesSTA", "--contrastive_align_loss_coef=0.3", "--lr_drop=100"]
 SIZES = "video_dim", "text_dim", "dim", "heads", "feedforward", "fusion_layers", "encoder_layers", "decoder_layers", "slots", "align_dim", "max_words", "dropout", "input_dropout"
 ANSWER_TOLERANCE, LOSS_TOLERANCE = 1e-5, 1e-4           # absolute, relative
-
-
-def open_checkout(path, device):
-    "What is used of the authors' code, imported from a checkout; a module that this machine lacks is a dummy meanwhile."
-    if not (path / "video_lights" / "model.py").is_file():
-        raise InputError(f"{path}: no checkout of the authors' repository (it holds no video_lights/model.py); give the folder that git cloned")
-    sys.path.insert(0, str(path.resolve()))
-    sys.dont_write_bytecode, absent = True, []
-    while True:
-        try: from video_lights import config, inference, start_end_dataset, train; break     # pyright: ignore[reportMissingImports]
-        except ModuleNotFoundError as e:
-            if not e.name or e.name.partition(".")[0] in OWN: raise InputError(f"{path}: {e}; is the checkout complete?") from None
-            sys.modules[e.name] = MagicMock()
-            absent.append(e.name)
-    for name in absent: del sys.modules[name]
-    logging.getLogger().setLevel(logging.WARNING)       # it turns everybody's up
-    logging.getLogger("video_lights").setLevel(logging.ERROR)
-    if device == "cpu": torch.Tensor.cuda = lambda self, *_, **__: self
-    return SimpleNamespace(options=config.BaseOptions, setup=inference.setup_model, score=train.calculate_stop_score, dataset=start_end_dataset.StartEndDataset,
-                           collate=start_end_dataset.start_end_collate, prepare=start_end_dataset.prepare_batch_inputs)
-
-
-def read_options(theirs, words, changes, device, **fields):
-    "The authors' options: their defaults, the words of their scripts, then ours and those of --set."
-    options = theirs.options()
-    options.initialize()
-    found = options.parser.parse_args(TRAINING + words)
-    for key, value in (fields | changes).items():
-        if not hasattr(found, key): raise InputError(f"--set {key}: the checkout has no such option; it has {', '.join(sorted(vars(found)))}")
-        setattr(found, key, value)
-    found.device = torch.device(device)
-    found.v_feat_dim += 2                               # temporal endpoints
-    return found
-
-
-def inputs_of(batch):
-    "A batch as the authors' model takes it."
-    return dict(src_txt=batch.text, src_txt_mask=batch.text_mask.float(), src_vid=batch.video, src_vid_mask=batch.video_mask.float())
-
-
-def targets_of(batch, pairs):
-    "Its labels as their criterion takes them."
-    return dict(span_labels=[dict(spans=spans[real]) for spans, real in zip(batch.spans, batch.span_mask)], saliency_all_labels=batch.saliency,
-                saliency_pos_index=(batch.saliency > 0).long(), saliency_pos_labels=pairs[0], saliency_neg_labels=pairs[1])
-
-
-def their_loss(criterion, outputs, labels, epoch):
-    "The authors' losses, weighted and summed."
-    terms = criterion(outputs, labels, epoch)
-    return sum(terms[name] * weight for name, weight in criterion.weight_dict.items() if name in terms)
-
-
-def update(model, optimizer, total, limit):
-    "What follows a loss in a training step."
-    optimizer.zero_grad()
-    total.backward()
-    clip_grad_norm_(model.parameters(), limit)
-    optimizer.step()
 
 
 def random_batch(args, size):
@@ -172,13 +108,33 @@ def answering(model, ask):
     return call
 
 
-def contestants(what, size, built, args):
-    "Name -> call, the authors' first; their batch is the same."
+def open_graphs(released, device):
+    "Name -> session of the released form as ONNX Runtime has it; none, and why, where it cannot be exported here."
+    kind = device.partition(":")[0]
+    try:
+        print("exporting ...", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            full, small = export_onnx(released, Path(folder) / "bundle") / MODEL, Path(folder) / "int8.onnx"
+            to_int8(full, small)
+            return {f"released ONNX {name}": open_session(path, kind, torch.get_num_threads()) for name, path in (("fp32", full), ("int8", small))}, ""
+    except (ImportError, InputError) as e: return {}, f"ONNX Runtime: {e}"
+
+
+def asking(session, batch):
+    "A call that answers a batch in ONNX Runtime, whose graph adds the endpoints itself."
+    values = [x.cpu().numpy() for x in batch.inputs]
+    feed = dict(zip(INPUTS, [values[0][..., :-2], *values[1:]]))
+    return lambda autocast: session.run(["spans", "logits", "saliency"], feed)
+
+
+def contestants(what, size, built, graphs, args):
+    "Name -> call, the authors' first; all have the same batch."
     model, criterion, options, released, paper = built
     batch = random_batch(args, size)
     if what == "inference":
         return {"authors": answering(model, lambda: model(**inputs_of(batch))),
-                **{name: answering(m, lambda m=m: m(*batch.inputs)) for name, m in (("released", released), ("paper", paper))}}
+                **{name: answering(m, lambda m=m: m(*batch.inputs)) for name, m in (("released", released), ("paper", paper))},
+                **{name: asking(session, batch) for name, session in graphs.items()}}
     for m in (model, released, paper): m.train().requires_grad_(True)
     forms = {"released": (released, released_loss_config(vars(options))), "paper": (paper, LossConfig())}
     calls = {"authors": stepping(*their_step(model, criterion, options, batch))}
@@ -215,19 +171,21 @@ def compare(theirs, args):
     built = build(theirs, args)
     result = dict(processor=processor(args.device), threads=torch.get_num_threads(), torch=torch.__version__, preset=args.preset, clips=args.clips, words=args.words,
                   difference=check_answers(*built[:4], random_batch(args, 8)), rows=[], skipped=[])
+    def skip(why): result["skipped"].append(why); print("skipped: " + why)
     rates = {p: product_rate(PRECISIONS[p], 1, args.device, size=512) for p in PRECISIONS}
     print(f"{result['processor']}, {result['threads']} threads, torch {result['torch']}; products of 512 x 512: "
           + ", ".join(f"{p} {rate / 1e9:.0f} GFLOP/s" for p, rate in rates.items()))
     for p in [p for p in args.precision if rates[p] < rates["fp32"]]:
-        result["skipped"].append(f"{p}: products run at {rates[p] / 1e9:.1f} GFLOP/s here, in fp32 at {rates['fp32'] / 1e9:.0f}")
-        print("skipped: " + result["skipped"][-1])
+        skip(f"{p}: products run at {rates[p] / 1e9:.1f} GFLOP/s here, in fp32 at {rates['fp32'] / 1e9:.0f}")
     result["rates"] = {p: product_rate(PRECISIONS[p], 1, args.device) for p in args.precision if rates[p] >= rates["fp32"]}
+    graphs, why = open_graphs(built[3], args.device) if "onnx" in args.what else ({}, "")
+    if why: skip(why)
     print(f"{'':10}{'batch':>6} {'':10}{'':20}{'GFLOP':>8}{'ms':>10}{'times faster':>14}{'of product rate':>17}")
-    for what, size in [("inference", size) for size in args.batch if "inference" in args.what] + [("step", max(args.batch))] * ("step" in args.what):
-        calls = contestants(what, size, built, args)
-        flop = {name: operations(lambda: call(torch.autocast("cpu", enabled=False))) for name, call in calls.items() if "compiled" not in name}
+    for what, size in [("inference", size) for size in args.batch if args.what != ["step"]] + [("step", max(args.batch))] * ("step" in args.what):
+        calls = contestants(what, size, built, graphs, args)
+        flop = {name: operations(lambda: call(torch.autocast("cpu", enabled=False))) for name, call in calls.items() if " " not in name}
         for precision, rate in result["rates"].items():
-            times = race(calls, precision, args)
+            times = race({name: call for name, call in calls.items() if precision == "fp32" or "ONNX" not in name}, precision, args)
             for name, seconds in times.items():
                 best, count = min(seconds), flop[name.partition(" ")[0]]
                 row = dict(what=what, batch=size, precision=precision, model=name, gflop=count / 1e9, ms=best * 1e3, median_ms=median(seconds) * 1e3, rounds=len(seconds),
@@ -240,7 +198,10 @@ def compare(theirs, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkout", type=Path, help="a clone of dpaul06/VideoLights")
-    parser.add_argument("--what", nargs="+", choices=("inference", "step"), default=["inference", "step"])
+    parser.add_argument("--train", metavar="DATA.yaml", help="train the authors' model on this data set instead")
+    parser.add_argument("--epochs", type=int, help="of --train (default: the authors')")
+    parser.add_argument("--what", nargs="+", choices=("inference", "onnx", "step"), default=["inference", "onnx", "step"],
+                        help="what to time (default all); onnx is inference with ONNX Runtime as well, whose graph takes a minute to write")
     parser.add_argument("--preset", default="videolights-b", help="the paper's form, whose widths all have (default videolights-b: SlowFast + CLIP + BLIP-2)")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="the authors' options to change, for example enc_layers=2")
     parser.add_argument("--clips", type=int, default=75)
@@ -256,7 +217,8 @@ def main():
     try:
         args.set = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in args.set)}
         theirs = open_checkout(args.checkout, args.device)
-        result = compare(theirs, args)
+        epochs = {"n_epoch": args.epochs} if args.epochs else {}
+        result = train(theirs, args.train, args.set | epochs, args.device, args.seed) if args.train else compare(theirs, args)
         if args.json: write_json(args.json, result)
     except InputError as e:
         print(f"against_release: {e}", file=sys.stderr)
