@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from videolights.data.toyworld import make_toyworld
+from videolights.files import read_json
+
 
 @pytest.mark.parametrize("script", ["inference", "train_step"])
 def test_speed_benchmarks_run(script):
@@ -16,6 +19,30 @@ def test_speed_benchmarks_run(script):
     assert done.returncode == 0, done.stderr
     row = done.stdout.splitlines()[-1].split()
     assert row[:2] == ["fp32", "8"] and all(float(x.rstrip("%")) > 0 for x in row[2:5])      # operations, time and ideal time are there
+
+
+def against_release(*words):
+    return subprocess.run([sys.executable, str(ROOT / "benchmarks" / "against_release.py"), *map(str, words)], capture_output=True, text=True, timeout=300,
+                          env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)})
+
+
+def test_without_a_checkout_nothing_is_compared(tmp_path):
+    done = against_release(tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"against_release: {tmp_path}: no checkout") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif("VIDEOLIGHTS_RELEASE" not in os.environ, reason="VIDEOLIGHTS_RELEASE does not name a checkout of the authors' repository")
+def test_the_checkout_is_compared_and_trained(tmp_path):
+    checkout, small = os.environ["VIDEOLIGHTS_RELEASE"], ["--set", "dim_feedforward=32", "enc_layers=1", "dec_layers=2", "--json", tmp_path / "found.json"]
+    done = against_release(checkout, "--what", "inference", "step", "--precision", "fp32", "--clips", 9, "--words", 5, "--batch", 2, "--seconds", 0.01, *small)
+    assert done.returncode == 0, done.stderr
+    found = read_json(tmp_path / "found.json")
+    assert [(row["what"], row["model"]) for row in found["rows"]] == [(what, model) for what in ("inference", "step") for model in ("authors", "released", "paper")]
+    assert max(found["difference"].values()) < 1e-4
+    done = against_release(checkout, "--train", make_toyworld(tmp_path / "toy", train_videos=2, val_videos=1, progress=False), "--epochs", 1, *small)
+    assert done.returncode == 0, done.stderr
+    assert "| the authors' code, seed 2018, epoch 1 of 1 |" in done.stdout and read_json(tmp_path / "found.json")["best"]["epoch"] == 1
 
 
 def rebuild(*words, **environment):
