@@ -143,18 +143,19 @@ def contestants(what, size, built, graphs, args):
 
 
 def race(calls, precision, args):
-    "Seconds of each call in each round; every round has every call once. The authors' code knows no mixed precision and stays in fp32."
+    "Seconds of each call in each round, in which every call comes once, and of its first call. The authors' code knows no mixed precision and stays in fp32."
     wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     kind, times = args.device.partition(":")[0], {name: [] for name in calls}
     def run(name):
         wait(); start = time.perf_counter()
         calls[name](torch.autocast(kind, PRECISIONS[precision], enabled=precision != "fp32" and name != "authors")); wait()
         return time.perf_counter() - start
-    for name in calls: run(name); run(name)                # to warm up, and to compile
+    first = {name: run(name) for name in calls}            # compiles, where that is asked for
+    for name in calls: run(name)
     end = time.perf_counter() + args.seconds * len(calls)
     while time.perf_counter() < end or len(times["authors"]) < 3:
         for name in calls: times[name].append(run(name))
-    return times
+    return times, first
 
 
 def processor(device):
@@ -185,13 +186,13 @@ def compare(theirs, args):
         calls = contestants(what, size, built, graphs, args)
         flop = {name: operations(lambda: call(torch.autocast("cpu", enabled=False))) for name, call in calls.items() if " " not in name}
         for precision in [p for p in args.precision if p not in slow]:
-            times = race({name: call for name, call in calls.items() if precision == "fp32" or "ONNX" not in name}, precision, args)
+            times, first = race({name: call for name, call in calls.items() if precision == "fp32" or "ONNX" not in name}, precision, args)
             for name, seconds in times.items():
                 best, count, used = min(seconds), flop[name.partition(" ")[0]], "fp32" if name == "authors" else precision
-                row = dict(what=what, batch=size, precision=used, model=name, gflop=count / 1e9, ms=best * 1e3, median_ms=median(seconds) * 1e3, rounds=len(seconds),
+                row = dict(what=what, batch=size, precision=used, model=name, gflop=count / 1e9, ms=best * 1e3, median_ms=median(seconds) * 1e3, rounds=len(seconds), first_ms=first[name] * 1e3,
                            faster=min(times["authors"]) / best, of_rate=count / best / rates[used])
                 result["rows"].append(row)
-                print(f"{what:10}{size:6} {used:10}{name:20}{row['gflop']:8.1f}{row['ms']:10.1f}{row['faster']:14.2f}{row['of_rate']:17.0%}", flush=True)
+                print(f"{what:10}{size:6} {used:10}{name:20}{row['gflop']:8.1f}{row['ms']:10.1f}{row['faster']:14.2f}{row['of_rate']:17.0%}" + f"   first call {first[name]:.0f} s" * ("compiled" in name), flush=True)
     return result
 
 
