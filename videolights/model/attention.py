@@ -14,7 +14,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from .dropout import Dropout
 
 # %% ../../nbs/model/20_attention.ipynb #438ac08c
 def split_heads(
@@ -33,13 +34,13 @@ def attend(
     k: Tensor,                    # (B, heads, m, width)
     v: Tensor,                    # (B, heads, m, any width)
     key_mask: Tensor | None,      # (B, m) bool, True = real; None when all are
-    dropout: float = 0.0,         # on the weights
+    drop: Callable = nn.Identity(),   # on the weights
 ) -> tuple[Tensor, Tensor]:       # (B, n, heads * width of v) and weights (B, heads, n, m)
     "Masked attention, heads joined again."
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if key_mask is not None: logits = logits.masked_fill(~key_mask[:, None, None, :], MASKED)
     weights = logits.softmax(-1)
-    seen = (F.dropout(weights, dropout) if dropout else weights) @ v
+    seen = drop(weights) @ v
     return seen.transpose(1, 2).flatten(2), weights
 
 # %% ../../nbs/model/20_attention.ipynb #2073192a
@@ -49,7 +50,7 @@ class Watched(nn.Module):
 
     def __init__(self, heads: int, dropout: float):
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.drop = heads, Dropout(dropout)
 
     def show(self, weights: Tensor):
         "Hand the weights to the watcher, if there is one."
@@ -64,7 +65,7 @@ class Watched(nn.Module):
     ) -> Tensor:                          # (B, n, d)
         "Attention in heads, its weights shown."
         q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
-        seen, weights = attend(q, k, v, key_mask, self.dropout if self.training else 0.0)
+        seen, weights = attend(q, k, v, key_mask, self.drop)
         self.show(weights)
         return seen
 
@@ -104,7 +105,7 @@ class FeedForward(nn.Sequential):
     "Linear, PReLU, dropout, linear: (..., d) -> (..., d)."
 
     def __init__(self, dim: int, hidden: int, dropout: float):
-        super().__init__(nn.Linear(dim, hidden), nn.PReLU(), nn.Dropout(dropout), nn.Linear(hidden, dim))
+        super().__init__(nn.Linear(dim, hidden), nn.PReLU(), Dropout(dropout), nn.Linear(hidden, dim))
 
 # %% ../../nbs/model/20_attention.ipynb #4c9aafd9
 class MLP(nn.Sequential):

@@ -11,7 +11,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .attention import MASKED, MLP, FeedForward, Watched, sine_features, split_heads
 from .fusion import CrossAttention, Residual
@@ -103,8 +102,7 @@ class ClipAttention(Watched):
         logits = logits * (2 * x.shape[-1] // self.heads) ** -0.5                                    # (B, heads * Q, L)
         weights = logits.masked_fill(~clip_mask[:, None], MASKED).softmax(-1).unflatten(1, (self.heads, -1))
         self.show(weights)
-        weights = F.dropout(weights, self.dropout, self.training)
-        return self.out(average_values(weights, clips, self.v))
+        return self.out(average_values(self.drop(weights), clips, self.v))
 
 # %% ../../nbs/model/25_decoder.ipynb #b4601ce6
 class DecoderLayer(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Attention, FeedForward
+from .dropout import Dropout
 
 # %% ../../nbs/model/23_fusion.ipynb #170a74c7
 class Residual(nn.Module):
@@ -17,7 +18,7 @@ class Residual(nn.Module):
 
     def __init__(self, dim: int, dropout: float):
         super().__init__()
-        self.norm, self.drop = nn.LayerNorm(dim), nn.Dropout(dropout)
+        self.norm, self.drop = nn.LayerNorm(dim), Dropout(dropout)
 
     def forward(
         self,
@@ -120,7 +121,7 @@ class ReleasedFusion(nn.Module):
         self.t2v, self.v2t, self.joint = (Attention(dim, heads, dropout) for _ in range(3))
         self.t2v_mix, self.v2t_mix, self.joint_mix = (nn.Linear(dim, dim) for _ in range(3))
         self.t2v_norm, self.joint_norm, self.norm = (nn.LayerNorm(dim) for _ in range(3))
-        self.feedforward, self.drop = FeedForward(dim, feedforward, dropout), nn.Dropout(dropout)
+        self.feedforward, self.drop = FeedForward(dim, feedforward, dropout), Dropout(dropout)
 
     def forward(
         self,

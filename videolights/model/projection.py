@@ -9,6 +9,8 @@ __all__ = ['MaskedConv', 'ProjectionBlock', 'Projection']
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .dropout import Dropout
+
 # %% ../../nbs/model/21_projection.ipynb #d470634f
 class MaskedConv(nn.Module):
     "1-D convolution over a batch-first sequence that sees zeros where the sequence is padding."
@@ -37,7 +39,7 @@ class ProjectionBlock(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, kernel: int, dropout: float, linear: bool = False, relu: bool = True):
         super().__init__()
-        self.norm, self.drop, self.relu = nn.LayerNorm(dim_in), nn.Dropout(dropout), relu
+        self.norm, self.drop, self.relu = nn.LayerNorm(dim_in), Dropout(dropout), relu
         self.mix = nn.Linear(dim_in, dim) if linear else MaskedConv(dim_in, dim, kernel)
 
     def forward(

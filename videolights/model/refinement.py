@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import MASKED
+from .dropout import Dropout
 from .projection import MaskedConv
 
 # %% ../../nbs/model/22_refinement.ipynb #76a6b8e1
@@ -47,7 +48,7 @@ class Refinement(nn.Module):
 
     def __init__(self, dim: int, kernel: int = 3, words: int = 0, dropout: float = 0.1):
         super().__init__()
-        self.words, self.pool, self.drop = words, SentencePool(dim), nn.Dropout(dropout)
+        self.words, self.pool, self.drop = words, SentencePool(dim), Dropout(dropout)
         self.mix = MaskedConv(dim + (words or dim) + 1 + dim, dim, kernel)
 
     def forward(
@@ -76,7 +77,7 @@ class ReleasedRefinement(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.1):
         super().__init__()
-        self.pool, self.drop = SentencePool(dim), nn.Dropout(dropout)
+        self.pool, self.drop = SentencePool(dim), Dropout(dropout)
         self.sentence_direction, self.word_direction = _direction(dim), _direction(dim)
         self.word_scale = nn.Parameter(torch.ones(1))
         self.mix = MaskedConv(4 * dim, dim, 1)
@@ -101,7 +102,7 @@ class QueryGuidedRefinement(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.1):
         super().__init__()
-        self.pool, self.drop = SentencePool(dim), nn.Dropout(dropout)
+        self.pool, self.drop = SentencePool(dim), Dropout(dropout)
         self.clip_score, self.word_score = nn.Linear(dim, 1, bias=False), nn.Linear(dim, 1, bias=False)
         self.pair_scale = _direction(dim)
         self.attended, self.mix = nn.Linear(4 * dim, dim), nn.Linear(2 * dim, dim)
