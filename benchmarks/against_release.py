@@ -87,7 +87,7 @@ def their_step(model, criterion, options, batch):
 def our_step(model, loss, batch, compiled=False):
     "A training step as `videolights train` does it."
     t, trainee = TrainConfig(), Trainee(model, Objective(loss))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=t.lr, weight_decay=t.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
     if compiled: trainee.compile()
     return lambda: trainee(batch, 0)["total"], lambda total: update(model, optimizer, total, t.clip_norm)
 

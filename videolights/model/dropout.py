@@ -6,6 +6,7 @@
 __all__ = ['dropout_noise', 'Dropout']
 
 # %% ../../nbs/model/19_dropout.ipynb #7cf27934
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,8 @@ def dropout_noise(
 ) -> Tensor:       # 0 with probability p, else 1 / (1 - p); shape and type of x
     "What dropout multiplies by, one byte of a 64-bit draw for each number."
     dropped, size = min(max(round(256 * p), 1), 255), x.numel()
-    draws = torch.empty(-(-size // 8), dtype=torch.int64).random_(-2 ** 63, None).view(torch.uint8)
+    seed = int(torch.randint(2 ** 63 - 1, ()))
+    draws = torch.from_numpy(np.random.PCG64(seed).random_raw(-(-size // 8)).view(np.uint8))
     return draws[:size].ge_(dropped).view(x.shape).to(x.dtype).mul_(256 / (256 - dropped))
 
 # %% ../../nbs/model/19_dropout.ipynb #93943822
@@ -24,5 +26,6 @@ class Dropout(nn.Dropout):
     "torch's dropout, with noise by the byte on a CPU."
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and self.p) or x.device.type != "cpu": return super().forward(x)
+        plain = not (self.training and self.p) or x.device.type != "cpu" or torch.compiler.is_compiling()
+        if plain: return super().forward(x)
         return x * dropout_noise(x, self.p)

@@ -6,6 +6,9 @@
 __all__ = ['whole_rows', 'MaskedConv', 'ProjectionBlock', 'Projection']
 
 # %% ../../nbs/model/21_projection.ipynb #92901d05
+from functools import reduce
+from operator import add
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -30,17 +33,18 @@ class MaskedConv(nn.Module):
 
     def forward(
         self,
-        x: Tensor,     # (B, n, dim_in)
-        mask: Tensor,  # (B, n) bool, True = real
-    ) -> Tensor:       # (B, n, dim_out)
-        kernel, clips = len(self.weight), x.shape[1]
-        if kernel == 1 and not self.training:   # rounds as the released model does
-            return F.conv1d(x.transpose(1, 2), self.weight[0, ..., None], self.bias).transpose(1, 2)
-        weight = self.weight.flatten(0, 1)
-        if self.training: x, weight = whole_rows(x), whole_rows(weight)
-        given = F.linear(x, weight).unflatten(-1, (kernel, -1))                                # (B, n, kernel, dim_out)
-        given = F.pad(given * mask[..., None, None], (0, 0, 0, 0, kernel // 2, kernel // 2))   # (B, n + kernel - 1, ..)
-        return sum(given[:, i:i + clips, i] for i in range(kernel)) + self.bias
+        x: Tensor,       # (B, n, columns)
+        mask: Tensor,    # (B, n) bool, True = real
+        *more: Tensor,   # further columns of x, (B, n, any) or (B, 1, any) where all clips have the same; dim_in in all
+    ) -> Tensor:         # (B, n, dim_out)
+        kernel, clips, parts = len(self.weight), x.shape[1], (x, *more)
+        weights = self.weight.flatten(0, 1).split([part.shape[-1] for part in parts], -1)
+        if self.training: parts, weights = ([whole_rows(part) for part in some] for some in (parts, weights))
+        given = reduce(add, map(F.linear, parts, weights))                                     # (B, n, kernel * dim_out)
+        if kernel == 1: return given + self.bias
+        given = given.unflatten(-1, (kernel, -1)) * mask[..., None, None]
+        given = F.pad(given, (0, 0, 0, 0, kernel // 2, kernel // 2))                           # (B, n + kernel - 1, ..)
+        return reduce(add, (given[:, i:i + clips, i] for i in range(kernel))) + self.bias
 
 # %% ../../nbs/model/21_projection.ipynb #695eb631
 class ProjectionBlock(nn.Module):

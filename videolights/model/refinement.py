@@ -60,8 +60,8 @@ class Refinement(nn.Module):
     ) -> Tensor:             # (B, L, d) refined clips
         sentence = self.pool(text, text_mask)[:, None]
         v_s = video @ sentence.transpose(1, 2) * video.shape[-1] ** -0.5
-        parts = video, correspondence(video, text, text_mask, self.words), v_s, sentence.expand_as(video)
-        return self.drop(self.mix(torch.cat(parts, -1), video_mask).relu())
+        words = torch.cat((video, correspondence(video, text, text_mask, self.words)), -1)
+        return self.drop(self.mix(words, video_mask, v_s, sentence).relu())
 
 # %% ../../nbs/model/22_refinement.ipynb #5fff6d06
 PADDED = -103.2789    # log(1e-45), as single precision has it
