@@ -43,7 +43,7 @@ from videolights.files import read_json, write_text
 from videolights.model.videolights import Output
 
 ROOT = Path(__file__).resolve().parent.parent
-TOLERANCES = dict(fp32=1e-4, fp16=2e-2, bf16=1e-1)
+TOLERANCES = dict(fp32=1e-4, fp16=1e-2, bf16=5e-2)      # of the full model on the CPU: 8e-4 in fp16, 8e-3 in bf16
 SEEDS, ENGINES = (2018, 2019, 2020), {"onnxruntime": False, "onnxruntime bound": True}
 QUICK = dict(preset="toyworld", set=["dim=32", "encoder_layers=1", "decoder_layers=1"], clips=12, words=4, batch=[1, 2], seconds=0.0, least=1, backend="eager",
              bundle=TOYWORLD)

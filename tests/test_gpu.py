@@ -76,7 +76,7 @@ def check_rows(written, batches):
     return named
 
 
-def test_every_row_is_measured_or_says_why(tmp_path, recipe):
+def test_every_row_is_measured_or_says_why(tmp_path):
     done, written = rehearse(tmp_path, "--no-compile", path=[ROOT])
     assert done.returncode == 0, done.stdout + done.stderr
     named = check_rows(written, (1, 2))
