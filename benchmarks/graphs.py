@@ -25,7 +25,7 @@ class Graphs:
         self.graph, self.session, self.flop = once(self.write), once(self.open), once(self.count)
 
     def write(self, precision):
-        "(path, config, name) of a graph."
+        "(path, config, whose it is) of a graph."
         if precision == "bf16": raise Skip("bundles have no bf16")
         try: import onnxruntime      # noqa: F401
         except ImportError: raise Skip("ONNX Runtime is not installed") from None
@@ -40,7 +40,7 @@ class Graphs:
             from videolights.deploy.export import Graph, trace_onnx
             try: trace_onnx(Graph(copy.deepcopy(self.model).cpu(), 2.0), dict(dataset="random"), self.folder / MODEL)
             except InputError as e: print(f"no export ({e}): exported/toyworld takes the model's place")
-            else: return self.folder / MODEL, self.model.config, self.args.preset
+            else: return self.folder / MODEL, self.model.config, "the model"
             bundle = TOYWORLD
         return bundle / MODEL, from_dict(ModelConfig, read_json(bundle / CONFIG)), bundle.name
 
