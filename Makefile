@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test env export docs site house bundles clean sync lint notebooks
+.PHONY: help demo test gpu env export docs site house bundles clean sync lint notebooks
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -48,6 +48,10 @@ house: $(READY)  ## the project's own figures: cells, lines and tokens per folde
 
 bundles: $(READY)  ## train and export anew all that is shipped in exported/ (an hour of one core)
 	@$(ONE_THREAD) $(BIN)/python exported/rebuild.py
+
+# Installs nothing: a machine with a GPU may have torch, NumPy and YAML alone.
+gpu:  ## parity, speed and training on a GPU, in one call (ARGS="--device cpu --quick" rehearses)
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu.py $(ARGS)
 
 clean:  ## remove what was built, and keep .venv, runs and data
 	@rm -rf build dist .pytest_cache _proc _docs demo

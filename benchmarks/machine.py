@@ -1,4 +1,5 @@
 "What a benchmark needs to be honest: the operations a call takes, the rate at which this machine multiplies matrices, and the time between them."
+import argparse
 import time
 
 import torch
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from videolights.config import ModelConfig
 from videolights.model.videolights import VideoLights
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def add_arguments(parser):
@@ -17,9 +18,9 @@ def add_arguments(parser):
     parser.add_argument("--clips", type=int, default=75)
     parser.add_argument("--words", type=int, default=32)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["fp32", "bf16"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compile", action="store_true", help="measure torch.compile as well")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=False, help="measure torch.compile as well")
     parser.add_argument("--seconds", type=float, default=5, help="time spent on each measurement (default 5)")
 
 
@@ -36,6 +37,15 @@ def build(args):
         return (torch.randn(batch, args.clips, c.video_dim + 2, device=args.device), mask(args.clips),
                 torch.randn(batch, args.words, c.text_dim, device=args.device), mask(args.words))
     return model, inputs
+
+
+def padded(inputs):
+    "Inputs whose videos and texts have different lengths, zeros behind."
+    for x, mask in (inputs[:2], inputs[2:]):
+        lengths = torch.linspace(mask.shape[1], 1, len(mask), device=mask.device).long()
+        mask &= torch.arange(mask.shape[1], device=mask.device) < lengths[:, None]
+        x *= mask[..., None]
+    return inputs
 
 
 def best_time(call, seconds, device):
