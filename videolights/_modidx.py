@@ -355,6 +355,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'videolights/data/toyworld.py'),
                                            'videolights.data.toyworld._kinds': ( 'data/toyworld.html#_kinds',
                                                                                  'videolights/data/toyworld.py'),
+                                           'videolights.data.toyworld._make_video': ( 'data/toyworld.html#_make_video',
+                                                                                      'videolights/data/toyworld.py'),
                                            'videolights.data.toyworld._paint': ( 'data/toyworld.html#_paint',
                                                                                  'videolights/data/toyworld.py'),
                                            'videolights.data.toyworld._pose': ('data/toyworld.html#_pose', 'videolights/data/toyworld.py'),

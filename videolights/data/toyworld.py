@@ -7,8 +7,10 @@ __all__ = ['CLIP_SECONDS', 'FPS', 'HEIGHT', 'WIDTH', 'COLOURS', 'SHAPES', 'MOTIO
            'shape_distance', 'render', 'ask', 'annotate', 'script_of', 'make_toyworld']
 
 # %% ../../nbs/data/13_toyworld.ipynb #e374a7e3
+import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -261,6 +263,16 @@ def _is_whole(video, features, script):
     try: return read_array(features).shape == wanted and probe(video).duration_s == script.clips * CLIP_SECONDS
     except InputError: return False
 
+
+def _make_video(folder, encoder, vid, script, rows):
+    "One video with its features, and those of its queries."
+    video, features = folder / "videos" / f"{vid}.mp4", folder / "builtin_video" / f"{vid}.npz"
+    if not _is_whole(video, features, script):
+        write_video(video, render(script), FPS)
+        _save_features(features, "features", encode_file(encoder, video, CLIP_SECONDS))
+    for row, text in zip(rows, encoder.encode_text([row["query"] for row in rows])):
+        _save_features(folder / "builtin_text" / f"qid{row['qid']}.npz", "last_hidden_state", text)
+
 # %% ../../nbs/data/13_toyworld.ipynb #0ff98f7d
 def _save_features(path, key, array):
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -299,13 +311,11 @@ def make_toyworld(
     videos = [video for part in plan.values() for video in part]
     settings = dict(edition=_EDITION, seed=seed, train_videos=train_videos, val_videos=val_videos, queries=queries)
     _begin(folder, settings, [vid for vid, _, _ in videos])
-    for vid, script, rows in counted(videos, "drawing and encoding videos", progress):
-        video, features = folder / "videos" / f"{vid}.mp4", folder / "builtin_video" / f"{vid}.npz"
-        if not _is_whole(video, features, script):
-            write_video(video, render(script), FPS)
-            _save_features(features, "features", encode_file(encoder, video, CLIP_SECONDS))
-        for row, text in zip(rows, encoder.encode_text([r["query"] for r in rows])):
-            _save_features(folder / "builtin_text" / f"qid{row['qid']}.npz", "last_hidden_state", text)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [pool.submit(_make_video, folder, encoder, *video) for video in videos]
+        try:
+            for each in counted(made, "drawing and encoding videos", progress): each.result()
+        finally: pool.shutdown(cancel_futures=True)     # where one failed, the rest need not begin
     for split, part in plan.items():
         write_jsonl(folder / "annotations" / f"{split}.jsonl", [row for _, _, rows in part for row in rows])
     facts = dict(seed=seed, clip_seconds=CLIP_SECONDS, video_dim=encoder.video_dim, text_dim=encoder.text_dim)
