@@ -1,4 +1,4 @@
-"""What each rewrite of the exported graph gains, and how soon ONNX Runtime answers beside torch, in one run.
+"""What each change of the exported graph gains, and how soon ONNX Runtime answers beside torch, in one run.
 
     python benchmarks/onnx_graph.py [--preset released videolights-b] [--batch 1 8 32] [--json FILE]
 
@@ -37,7 +37,7 @@ def processor():
 
 
 def write_graphs(model, folder):
-    "As traced, each rewrite alone, all, and all in other precisions: name -> file, number of nodes."
+    "As traced, each change alone, all, and all in other precisions: name -> file, number of nodes."
     raw, files = folder / "traced.onnx", {}
     with patch("videolights.deploy.tracing.simplify"): trace_onnx(Graph(model, 2.0), dict(dataset="random", sources=[], **WIDTHS), raw)
     for name, how in {"traced": None, **{f"{x} alone": [x] for x in SIMPLER}, "fp32": SIMPLER}.items():
