@@ -37,9 +37,14 @@ def to_fp16(source, target):
 # %% ../../nbs/deploy/60_precision.ipynb #d0cfa59f
 def to_int8(source, target):
     "Write a graph whose matrix products have 8-bit weights."
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    graph = onnx.load(source).graph
+    wide = {x.name for x in graph.initializer if len(x.dims) == 2 and x.dims[1] > 2}
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in wide]
     with quiet():            # it recommends a preparation that changes nothing here
-        quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
+        quantize_dynamic(source, target, op_types_to_quantize=["MatMul"], nodes_to_quantize=products,
+                         weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
 CONVERTERS = {"fp16": to_fp16, "int8": to_int8}
