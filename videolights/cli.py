@@ -1045,6 +1045,8 @@ def demo_command(
     pack(DataConfig.load(data))
     step("training")
     shutil.rmtree(out / "run", ignore_errors=True)   # of an earlier demo
+    import torch
+    torch.set_num_threads(1)      # products this small gain nothing from more, and sums keep one order on every machine
     vl.train(demo_config(Path(data)), out / "run")
     step("scoring the best checkpoint, beside the same model with each query dealt to a wrong video")
     answers, floor = _demo_scores(out)
