@@ -26,7 +26,6 @@ SHORTCUTS = {
     "all": nullcontext,
     "without noise by the byte": lambda: patch.object(dropout.Dropout, "forward", nn.Dropout.forward),
     "without the fast slope of PReLU": lambda: patch.object(attention.PReLU, "forward", nn.PReLU.forward),
-    "without whole rows": lambda: patch.object(projection, "whole_rows", lambda x: x),
     "without the sentence apart": lambda: patch.object(projection.MaskedConv, "forward", joined),
     "without the fused AdamW": nullcontext,
 }
