@@ -106,12 +106,19 @@ class _Slope(torch.autograd.Function):
     "PReLU whose slope gets its gradient as one dot product; torch writes a whole tensor of terms and then sums it."
 
     @staticmethod
-    def forward(ctx, x: Tensor, slope: Tensor) -> Tensor:
+    def forward(
+        ctx,
+        x: Tensor,      # (...)
+        slope: Tensor,  # (1,)
+    ) -> Tensor:        # (...)
         ctx.save_for_backward(x, slope)
         return F.leaky_relu(x, slope.item())
 
     @staticmethod
-    def backward(ctx, *grads: Tensor):
+    def backward(
+        ctx,
+        *grads: Tensor,     # one, of x's shape
+    ):                      # gradients of x and of the slope (1,)
         x, slope = ctx.saved_tensors
         of_slope = torch.dot(grads[0].flatten(), x.clamp(max=0).flatten()).to(slope.dtype).view_as(slope)
         return torch.ops.aten.leaky_relu_backward(grads[0], x, slope.item(), False), of_slope
@@ -120,7 +127,10 @@ class _Slope(torch.autograd.Function):
 class PReLU(nn.PReLU):
     "ReLU with one learned slope below zero: torch's, with a faster gradient on a CPU."
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,      # (...)
+    ) -> Tensor:        # (...)
         fast = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         return _Slope.apply(x, self.weight) if fast else super().forward(x)
 

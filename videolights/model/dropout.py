@@ -25,7 +25,10 @@ def dropout_noise(
 class Dropout(nn.Dropout):
     "torch's dropout, with noise by the byte on a CPU."
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,     # (...)
+    ) -> Tensor:       # (...)
         plain = not (self.training and self.p) or x.device.type != "cpu" or torch.compiler.is_compiling()
         if plain or x.numel() < 8192: return super().forward(x)     # a generator costs more than it saves there
         return x * dropout_noise(x, self.p)
