@@ -131,8 +131,9 @@ class PReLU(nn.PReLU):
         self,
         x: Tensor,      # (...)
     ) -> Tensor:        # (...)
-        fast = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-        return _Slope.apply(x, self.weight) if fast else super().forward(x)
+        fast = x.device.type == "cpu" and x.dtype == self.weight.dtype     # in bf16 the dot is too coarse
+        if not fast or not torch.is_grad_enabled() or torch.compiler.is_compiling(): return super().forward(x)
+        return _Slope.apply(x, self.weight)
 
 # %% ../../nbs/model/20_attention.ipynb #28423d3a
 class FeedForward(nn.Sequential):
