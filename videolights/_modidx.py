@@ -345,6 +345,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'videolights/data/store.py'),
                                         'videolights.data.store.widen': ('data/store.html#widen', 'videolights/data/store.py')},
             'videolights.data.toyworld': { 'videolights.data.toyworld.Event': ('data/toyworld.html#event', 'videolights/data/toyworld.py'),
+                                           'videolights.data.toyworld.Event.kind': ( 'data/toyworld.html#event.kind',
+                                                                                     'videolights/data/toyworld.py'),
                                            'videolights.data.toyworld.Script': ( 'data/toyworld.html#script',
                                                                                  'videolights/data/toyworld.py'),
                                            'videolights.data.toyworld._background': ( 'data/toyworld.html#_background',

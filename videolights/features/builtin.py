@@ -190,6 +190,7 @@ def word_vector(
 # %% ../../nbs/features/08_builtin.ipynb #70e179c3
 def _fit(clip):
     "A clip (F, H, W, 3) in the size that is looked at, by picking the nearest frames and pixels."
+    if clip.shape[:3] == (_FRAMES, _HEIGHT, _WIDTH): return clip
     pick = lambda n, size: ((np.arange(size) + 0.5) * n / size).astype(int)
     return clip[np.ix_(*map(pick, clip.shape, (_FRAMES, _HEIGHT, _WIDTH)))]
 

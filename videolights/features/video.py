@@ -294,7 +294,8 @@ def probe(
 # %% ../../nbs/features/05_video.ipynb #230ed4a8
 def _even(frame):
     h, w = frame.shape[:2]
-    return np.ascontiguousarray(np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge"))
+    if h % 2 or w % 2: frame = np.pad(frame, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+    return np.ascontiguousarray(frame)
 
 # %% ../../nbs/features/05_video.ipynb #66c13e2c
 def write_video(
