@@ -461,7 +461,7 @@ def ablate_command(
     examples:
       videolights ablate recipes/tables/table5-small.yaml
       videolights ablate recipes/tables/table3.yaml --jobs 4
-      # each run where the cluster has room; OUT, data and recipes in a shared folder
+      # each run where the cluster has room; all machines see data and --out
       videolights ablate recipes/tables/table3.yaml --engine ray
     """
     from videolights.training.grids import Grid, run_grid, to_markdown
@@ -489,7 +489,7 @@ def tune_command(
       videolights tune recipes/tuning/charades_clip.yaml
       # goes on with the same search
       videolights tune recipes/tuning/charades_clip.yaml --trials 40
-      videolights tune recipes/tuning/charades_clip.yaml --engine ray --jobs 16
+      videolights tune recipes/tuning/charades_clip.yaml --jobs 16 --engine ray
       # the best beside the recipe that the search began with, on new seeds
       videolights ablate runs/tune_charades_clip/check.yaml
     """
@@ -893,13 +893,13 @@ def predict_command(
           --out found.jsonl --csv found.csv --edl found.edl --fps 25
       # lines {"video": "a.mp4", "query": "a star blinks", "qid": 7}
       videolights predict exported/toyworld pairs.jsonl --out found.jsonl
-      videolights predict exported/toyworld pairs.jsonl --out found.jsonl --engine ray
+      videolights predict exported/toyworld pairs.jsonl --engine ray
     """
     from videolights.deploy.bulk import is_list
     many = Path(source).is_dir() or is_list(source)
     if many and (json or cuts.render):
         raise InputError(f"{source}: --json and --render are for one video; the answers about many go to --out")
-    if machines.engine == "ray" and not many: raise InputError(f"{source}: --engine ray is for many videos, this is one")
+    if machines.engine == "ray" and not many: raise InputError(f"{source}: --engine ray is for many videos")
     runtime, out = vl.Runtime.load(bundle, **opening.options()), out or (Path("predictions.jsonl") if many else None)
     if many: rows, failed = _predict_many(runtime, source, queries, out, opening, machines.cluster())
     else: rows, failed = _predict_one(runtime, source, queries, cuts.top, json, out), 0
