@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -178,13 +179,10 @@ def test_a_machine_goes_away_and_the_table_is_the_same(two_machines, third_machi
 
     def lose_a_machine():
         process = training_on(third_machine)
-        process.suspend()                       # it hangs, and its machine is given up for lost
+        process.suspend()                       # so that it can't be done before
         lost.append(Path(process.cmdline()[-1]))
-        worker = process.parent()
         two_machines.remove_node(third_machine, allow_graceful=False)
-        while worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE: time.sleep(.1)
-        time.sleep(10)                          # the run is handed out again, and waits for this one
-        process.resume()
+        with suppress(psutil.NoSuchProcess): process.resume()
     thread = threading.Thread(target=lose_a_machine, daemon=True)
     thread.start()
     assert main(["ablate", str(grid), "--out", str(tmp_path / "shared"), "--engine", "ray"]) == 0
@@ -192,6 +190,7 @@ def test_a_machine_goes_away_and_the_table_is_the_same(two_machines, third_machi
     run_grid(Grid.load(grid), tmp_path / "alone", progress=False)
     alone, shared = (read_json(tmp_path / name / "table.json") for name in ("alone", "shared"))
     for table in (alone, shared):
+        del table["code"]
         for row in table["rows"].values(): assert len(row.pop("minutes")) == 2
     assert shared == alone
     begun = {run.name: len(list(run.glob("tensorboard/events*"))) for run in (tmp_path / "shared/runs").iterdir() if run.is_dir()}
@@ -206,7 +205,7 @@ def test_a_search_is_the_same(two_machines, grid, tmp_path):
 
 
 def test_an_interrupt_ends_the_runs(two_machines, grid, tmp_path):
-    workers, folder = Workers(1, cluster.train_on_cluster(1)), tmp_path / "run"
+    workers, folder = Workers(1, cluster.train_on_cluster()), tmp_path / "run"
     endless = Grid.load(grid).config("paper", 1).with_changes({"train.epochs": 10**4})
 
     def interrupt():

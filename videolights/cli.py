@@ -251,8 +251,7 @@ class EngineOptions:
     def runs(self, jobs) -> dict[str, Any]:
         "What `run_grid` and `tune` take; on a cluster 0 jobs are as many as it has GPUs, or else cores."
         if not (cluster := self.cluster()): return dict(jobs=jobs)
-        jobs = jobs or cluster.capacity()[0]
-        return dict(jobs=jobs, start=cluster.train_on_cluster(jobs))
+        return dict(jobs=jobs or cluster.capacity()[0], start=cluster.train_on_cluster())
 
 
 @Parameter(name="*")
@@ -896,12 +895,11 @@ def predict_command(
       videolights predict exported/toyworld pairs.jsonl --engine ray
     """
     from videolights.deploy.bulk import is_list
-    many = Path(source).is_dir() or is_list(source)
+    many = Path(source).is_dir() or is_list(source) or machines.engine == "ray"
     if many and (json or cuts.render):
         raise InputError(f"{source}: --json and --render are for one video; the answers about many go to --out")
-    if machines.engine == "ray" and not many: raise InputError(f"{source}: --engine ray is for many videos")
-    runtime, out = vl.Runtime.load(bundle, **opening.options()), out or (Path("predictions.jsonl") if many else None)
-    if many: rows, failed = _predict_many(runtime, source, queries, out, opening, machines.cluster())
+    runtime, cluster = vl.Runtime.load(bundle, **opening.options()), machines.cluster()
+    if many: rows, failed = _predict_many(runtime, source, queries, out or Path("predictions.jsonl"), opening, cluster)
     else: rows, failed = _predict_one(runtime, source, queries, cuts.top, json, out), 0
     cuts.write(rows, source, silent=json)
     return 1 if failed else 0
@@ -927,7 +925,7 @@ def _predict_many(runtime, source, queries, out, opening, cluster):
     print(f"writing to {out}; after a stop, the same command goes on")
     settings = {"precision": opening.precision} if opening.precision != "fp32" else {}
     if runtime.weights: settings["weights"] = runtime.weights
-    engine = dict(answer=cluster.answer_on_cluster(runtime.folder, opening.options(), out)) if cluster else {}
+    engine = dict(answer=cluster.answer_on_cluster(opening.options(), out)) if cluster else {}
     tally = predict_many(runtime, source, queries, out, settings, **engine)
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
     if tally.failed: print(f"videos that failed: {tally.failed}, see {out}.failures.jsonl")

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pair', 'read_list', 'is_list', 'find_pairs', 'answer_pairs', 'bundle_id', 'failures_file', 'marks_file',
            'check_answers', 'begin_answers', 'read_answers', 'answered', 'Tally', 'to_line', 'drop_stale',
-           'answer_video', 'answer_videos', 'predict_many']
+           'answer_video', 'predict_many']
 
 # %% ../../nbs/deploy/61_bulk.ipynb #10338186
 import hashlib
@@ -182,18 +182,13 @@ def drop_stale(
 
 # %% ../../nbs/deploy/61_bulk.ipynb #120f1305
 def answer_video(
-    runtime,             # as `answer_pairs` takes them
-    folder: Path,
-    pairs: list[Pair],
-    options: dict,       # of `predict_video`
-) -> tuple[list[dict], list[dict], list[dict]]:   # marks to keep, rows to write, failures to log
+    runtime,   # as `answer_pairs` takes them
+    folder,
+    pairs,
+    options,   # of `predict_video`
+):             # marks to keep, rows to write, failures to log
     "Answers about one video, and by what it was recognised before."
     return _marks(folder, pairs[0].video), *answer_pairs(runtime, folder, pairs, **options)
-
-
-def answer_videos(runtime, folder, waiting, options):
-    "`answer_video`, one after the other."
-    for pairs in waiting: yield answer_video(runtime, folder, pairs, options)
 
 
 def _write_answers(answers, total, known, out, progress):
@@ -218,7 +213,7 @@ def predict_many(
     out: str | Path,          # JSON lines to write or to go on with
     settings: dict | None = None,   # JSON-ready facts about the runtime that change answers, such as its precision
     progress: bool = True,    # show a bar
-    answer=answer_videos,     # or what stands in for it: elsewhere, see `answer_on_cluster`
+    answer=None,              # stands in for `answer_video`, of all at once: elsewhere, see `answer_on_cluster`
     **options,                # of `predict_video`
 ) -> Tally:
     "Answer every pair of `source` that `out` does not hold yet."
@@ -237,6 +232,8 @@ def predict_many(
         for pair in dict.fromkeys(pairs + again):
             if pair not in done: waiting.setdefault(pair.video, []).append(pair)
         known = {pair.video for pair in done}
-        answers = answer(runtime, folder, [*waiting.values()], options)
-        written, failed = _write_answers(answers, len(waiting), known, out, progress)
+        todo = list(waiting.values())
+        alone = (answer_video(runtime, folder, pairs, options) for pairs in todo)
+        answers = answer(runtime, folder, todo, options) if answer else alone
+        written, failed = _write_answers(answers, len(todo), known, out, progress)
     return Tally(written, len(done.intersection(pairs)), failed)

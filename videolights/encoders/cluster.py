@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'Work', 'check_seen', 'Worker', 'connect', 'capacity', 'stream', 'spread', 'encode_on_cluster', 'Named',
-           'caption_on_cluster', 'answer_on_cluster', 'share', 'Task', 'train_on_cluster']
+           'caption_on_cluster', 'answer_on_cluster', 'Task', 'train_on_cluster']
 
 # %% ../../nbs/encoders/85_cluster.ipynb #f241a063
 import logging
@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ..config import InputError
 from ..deploy.bulk import answer_video
@@ -26,7 +27,7 @@ from .synthesis import caption_jobs, caption_videos
 from ..files import read_json, write_json
 
 # %% ../../nbs/encoders/85_cluster.ipynb #8bcac1aa
-PARTS = ".parts"   # in the output folder: what workers have in hand; it goes when all is done
+PARTS = ".parts"   # in the output folder, or at the end of a file's name
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class Work:
     "What is to be done with videos."
     open: Callable   # () -> networks
     do: Callable     # ({video id: path}, networks) -> Jobs, as `encode_videos` and `caption_videos` yield them
-    out: Path        # folder of results
-    parts: str = PARTS
+    parts: Path      # folder of what workers have in hand; it goes when all is done
 
 
 def check_seen(
@@ -55,7 +55,7 @@ class Worker:
         self,
         work,     # a Work
         tries=3,  # workers that may die of a video
-    ): self.work, self.tries, self.parts = work, tries, Path(work.out, work.parts)
+    ): self.work, self.tries, self.parts = work, tries, work.parts
 
     def __call__(
         self,
@@ -140,7 +140,7 @@ def spread(
 ):             # yields each job when it is done or has failed
     "Do jobs on all workers of the cluster."
     if not jobs: return
-    by_vid, parts = {job.vid: job for job in jobs}, Path(work.out, work.parts)
+    by_vid, parts = {job.vid: job for job in jobs}, work.parts
     shutil.rmtree(parts, ignore_errors=True); parts.mkdir(parents=True)
     for vid, reason in stream(work, jobs, chunk):
         by_vid[vid].reason = reason
@@ -157,7 +157,7 @@ def encode_on_cluster(
     def encode(jobs, _encoders, out, *details):
         out = Path(out).resolve()
         do = lambda found, encoders: encode_videos(missing_jobs(found, sources, out), encoders, out, *details)
-        return spread(Work(partial(open_encoders, sources, **options), do, out), jobs, chunk)
+        return spread(Work(partial(open_encoders, sources, **options), do, out / PARTS), jobs, chunk)
     return encode
 
 # %% ../../nbs/encoders/85_cluster.ipynb #13197283
@@ -182,87 +182,65 @@ def caption_on_cluster(
     def caption(jobs, _captioner, _matcher, recipe, out, group):
         out = Path(out).resolve()
         do = lambda found, both: caption_videos(caption_jobs(found, out), both[0], both[1], recipe, out, group)
-        return spread(Work(open_both, do, out), jobs, chunk)
+        return spread(Work(open_both, do, out / PARTS), jobs, chunk)
     return caption
 
 # %% ../../nbs/encoders/85_cluster.ipynb #71d3e8a4
 def answer_on_cluster(
-    bundle,    # a folder
     options,   # of `Runtime.load`
     out,       # file of answers
     chunk=4,   # videos handed out together
-):             # stands in for `answer_videos`
+):             # stands in for `answer_video`
     "What asks about videos by all machines."
-    bundle, out = Path(bundle).resolve(), Path(out).resolve()
-    parts = f".{out.name}{PARTS}"
+    parts = Path(f"{out}{PARTS}").resolve()
 
-    def answer(_runtime, folder, waiting, asked):
-        folder, found = folder.resolve(), lambda vid: out.parent / parts / f"{vid}.json"
-
-        def do(videos, runtime):
-            for vid, path in videos.items():
-                write_json(found(vid), answer_video(runtime, folder, waiting[int(vid)], asked), None)
-                yield Job(vid, path, reason="")
-        threads = capacity()[1].get("num_cpus")
-        work = Work(partial(Runtime.load, bundle, threads=threads, **options), do, out.parent, parts)
+    def answer(runtime, folder, waiting, asked):
+        bundle, folder, threads = runtime.folder.resolve(), folder.resolve(), capacity()[1].get("num_cpus")
         jobs = [Job(str(i), Path(folder, pairs[0].video)) for i, pairs in enumerate(waiting)]
-        for job in spread(work, jobs, chunk):
-            video = waiting[int(job.vid)][0].video
-            yield ([], [], [dict(video=video, reason=job.reason)]) if job.reason else read_json(found(job.vid))
+
+        def do(found, runtime):
+            for vid, path in found.items():
+                write_json(parts / vid, answer_video(runtime, folder, waiting[int(vid)], asked))
+                yield Job(vid, path, reason="")
+        for job in spread(Work(partial(Runtime.load, bundle, threads=threads, **options), do, parts), jobs, chunk):
+            if job.reason: yield [], [], [dict(video=waiting[int(job.vid)][0].video, reason=job.reason)]
+            else: yield read_json(parts / job.vid)
     return answer
 
 # %% ../../nbs/encoders/85_cluster.ipynb #5a6e17c3
-def share(
-    jobs,   # runs side by side
-):          # what each of them needs
-    "A GPU or a part of one; where there is none, as many cores as let all run at once, at least one."
-    import ray
-    most, needs = capacity()
-    if "num_gpus" in needs: return dict(num_gpus=1 / -(-jobs // most))
-    cores = [int(machine["Resources"].get("CPU", 0)) for machine in ray.nodes() if machine["Alive"]]
-    fit = (n for n in range(max(cores), 1, -1) if sum(have // n for have in cores) >= jobs)
-    return dict(num_cpus=next(fit, 1))
-
-
-def _train_here(config, folder, threads):
+def _train_here(config, folder):
     "Train on the machine that this task came to; the exit code."
     check_seen(folder)
     from videolights.training.grids import start_run
-    with start_run(config, folder, threads, None) as process: return process.wait()
+    with start_run(config, folder, 1, None) as process: return process.wait()
 
-# %% ../../nbs/encoders/85_cluster.ipynb #e02d94b7
+
+@dataclass(frozen=True)
 class Task:
     "A run on the cluster, as `Workers` look after one."
-    returncode = None
-
-    def __init__(
-        self,
-        config,    # a recipe
-        folder,    # of the run
-        needs,     # of `share`
-    ):
-        import ray
-        self.ray, self.log = ray, folder.with_name(f"{folder.name}.log")
-        folder.mkdir(exist_ok=True)
-        remote = ray.remote(max_retries=3, **needs)(_train_here)
-        self.task = remote.remote(config, folder.resolve(), needs.get("num_cpus", 1))
+    ray: Any
+    task: Any    # of `_train_here`
+    log: Path    # beside the run
 
     def wait(self): self.ray.wait([self.task])
     def terminate(self): self.ray.cancel(self.task, force=True)
 
     def poll(self):
         "The exit code, None while it runs; what went wrong outside the run is added to its log."
-        if self.returncode is None and self.ray.wait([self.task], timeout=0)[0]:
-            try: self.returncode = self.ray.get(self.task)
-            except self.ray.exceptions.RayError as e:
-                self.returncode = 1
-                with open(self.log, "a") as log: print(*str(getattr(e, "cause", e)).split(), file=log)
-        return self.returncode
+        if not self.ray.wait([self.task], timeout=0)[0]: return None
+        try: return self.ray.get(self.task)
+        except self.ray.exceptions.RayError as e:
+            with open(self.log, "a") as log: log.write(str(e))
+            return 1
 
 
-def train_on_cluster(
-    jobs,   # runs side by side
-):          # stands in for `start_run`
-    "What trains runs by all machines."
-    needs = share(jobs)
-    return lambda config, folder, _threads, _gpu: nullcontext(Task(config, folder, needs))
+def train_on_cluster():
+    "What trains runs by all machines; stands in for `start_run`."
+    import ray
+    train = ray.remote(max_retries=3, **capacity()[1])(_train_here)
+
+    def start(config, folder, *_):
+        folder.mkdir(exist_ok=True)
+        task = train.remote(config, folder.resolve())
+        return nullcontext(Task(ray, task, folder.with_name(f"{folder.name}.log")))
+    return start

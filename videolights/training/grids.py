@@ -194,7 +194,7 @@ class Workers:
     def __init__(
         self,
         jobs: int,
-        start: Callable | None = None,   # stands in for `start_run`
+        start=None,   # stands in for `start_run`
     ):
         cards, self.threads, self.start = gpus(), max(1, (os.cpu_count() or 2) // jobs), start or start_run
         self.stop, self.running, self.places = threading.Event(), set(), SimpleQueue()
@@ -208,7 +208,7 @@ class Workers:
         with self.start(config, folder, self.threads, gpu) as process:
             self.running.add(folder.name)
             try:
-                while process.poll() is None:
+                while (code := process.poll()) is None:
                     if self.stop.wait(0.2): raise Interrupted
                     watch()
                 watch()
@@ -216,7 +216,7 @@ class Workers:
                 process.terminate(); process.wait()
                 self.running.remove(folder.name)
                 self.places.put(gpu)
-        if process.returncode: raise InputError(last_line(folder.with_name(f"{folder.name}.log")))
+        if code: raise InputError(last_line(folder.with_name(f"{folder.name}.log")))
         write_json(folder / "done.json", {"epochs": config.train.epochs, "code": code_version()})
 
     def wait(self, futures: list[Future], show: Callable[[], object]):
@@ -232,7 +232,7 @@ def run_all(
     folder: Path,              # of the runs
     jobs: int,
     progress: bool,
-    start: Callable | None = None,   # stands in for `start_run`
+    start=None,                # stands in for `start_run`
 ) -> list[str]:                # names of failed runs
     "Run what is not done yet, side by side."
     waiting = [name for name in runs if not (folder / name / "done.json").exists()]
@@ -270,7 +270,7 @@ def run_grid(
     out: str | Path,          # folder of all runs and of the table
     jobs: int = 0,            # runs side by side; 0 takes one for each GPU, or half the cores where there is none
     progress: bool = True,
-    start: Callable | None = None,   # stands in for `start_run`: elsewhere, see `train_on_cluster`
+    start=None,               # stands in for `start_run`: elsewhere, see `train_on_cluster`
 ) -> tuple[dict, list[str]]:  # the table (see `tabulate`) and the names of failed runs
     "Run what is not done yet, then make the table, and write it as JSON, Markdown, LaTeX and CSV."
     out, runs = Path(out), {name: config for name, (*_, config) in grid.runs().items()}

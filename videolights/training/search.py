@@ -12,7 +12,6 @@ import csv
 import math
 import os
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -381,7 +380,7 @@ def tune(
     out: str | Path,          # folder: journal.log, runs/, results.md and .json, best.yaml, check.yaml
     jobs: int = 1,            # trials side by side
     progress: bool = True,
-    start: Callable | None = None,   # stands in for `start_run`: elsewhere, see `train_on_cluster`
+    start=None,               # stands in for `start_run`: elsewhere, see `train_on_cluster`
 ) -> dict:                    # see `describe_search`
     "Search, or go on with a search; the same call continues one that was stopped."
     out, workers = Path(out), Workers(jobs, start)
