@@ -230,7 +230,7 @@ class Task:
         if not self.ray.wait([self.task], timeout=0)[0]: return None
         try: return self.ray.get(self.task)
         except self.ray.exceptions.RayError as e:
-            with open(self.log, "a") as log: log.write(str(e))
+            with open(self.log, "a") as log: log.write(f"{type(e).__name__}: {e}")
             return 1
 
 
