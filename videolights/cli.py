@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['EXTRAS', 'app', 'Count', 'Counts', 'Few', 'Fews', 'BatchSize', 'Whole', 'Port', 'Amount', 'ClipSeconds', 'Share',
            'Points', 'Many', 'File', 'Protocol', 'Precision', 'data_app', 'chain', 'disk_is_full', 'explain', 'verb',
-           'document', 'data_check', 'data_pack', 'size_mib', 'toyworld_command', 'parse_weights', 'WorkOptions',
-           'extract_command', 'synthesize_command', 'parse_changes', 'train_command', 'ablate_command', 'tune_command',
-           'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored', 'evaluate_command',
+           'document', 'data_check', 'data_pack', 'size_mib', 'toyworld_command', 'parse_weights', 'EngineOptions',
+           'WorkOptions', 'extract_command', 'synthesize_command', 'parse_changes', 'train_command', 'ablate_command',
+           'tune_command', 'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored', 'evaluate_command',
            'convert_command', 'export_command', 'validation_split', 'training_split', 'metrics_of', 'benchmark_command',
            'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command', 'serve_command', 'report_command',
            'explore_command', 'demo_config', 'DemoSteps', 'demo_folder', 'demo_command', 'farewell', 'named_paths',
@@ -236,6 +236,26 @@ def _names(sources): return [name.strip() for name in sources.split(",") if name
 # %% ../nbs/90_cli.ipynb #41497366
 @Parameter(name="*")
 @dataclass(frozen=True)
+class EngineOptions:
+    "Which machines do the work."
+    engine: Literal["local", "ray"] = "local"  # this machine, or all of a Ray cluster; they must share the file system
+    ray_address: str = "auto"  # the cluster's address; local starts one on this machine
+
+    def cluster(self) -> Any:
+        "What stands in for the work of this machine, with the cluster joined; None without one."
+        if self.engine == "local": return None
+        from videolights.encoders import cluster
+        cluster.connect(self.ray_address)
+        return cluster
+
+    def runs(self, jobs) -> dict[str, Any]:
+        "What `run_grid` and `tune` take; on a cluster 0 jobs are as many as it has GPUs, or else cores."
+        if not (cluster := self.cluster()): return dict(jobs=jobs)
+        return dict(jobs=jobs or cluster.capacity()[0], start=cluster.train_on_cluster())
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class WorkOptions:
     "Where and how networks look at videos."
     weights: Many = ()  # NAME=PLACE: file, folder or hub id of weights; else ~/.cache/videolights, or the hub
@@ -243,8 +263,6 @@ class WorkOptions:
     batch: BatchSize = 8  # clips that an encoder, or intervals that a captioner sees at once
     device: str = "auto"  # auto (a GPU where there is one), cpu, cuda, cuda:1
     full_precision: bool = False  # no half precision on a GPU
-    engine: Literal["local", "ray"] = "local"  # this machine, or all of a Ray cluster; they must share the file system
-    ray_address: str = "auto"  # the cluster's address; local starts one on this machine
 
     def network(self) -> dict[str, Any]:
         "What captioners and matchers take."
@@ -267,6 +285,7 @@ def extract_command(
     at: Share = 0.5,  # where in a clip frames are taken: 0 its start, 0.5 its middle; the contract keeps it
     pack: bool = False,  # write the packed store as well
     work: WorkOptions = WorkOptions(),
+    machines: EngineOptions = EngineOptions(),
 ) -> int:
     """Encode your own videos and queries into features and a data set; run it again to go on where it stopped.
 
@@ -283,10 +302,7 @@ def extract_command(
     if pack and not annotations:
         raise InputError("--pack: there is nothing to pack without queries; name their files with --annotations")
     options, engine = work.encoders(weights), {}
-    if work.engine == "ray":
-        from videolights.encoders.cluster import connect, encode_on_cluster
-        connect(work.ray_address)
-        engine: dict[str, Any] = dict(encode=encode_on_cluster(names, options))
+    if cluster := machines.cluster(): engine: dict[str, Any] = dict(encode=cluster.encode_on_cluster(names, options))
     done, data, left = extract(videos, open_encoders(names, **options), out, clip_seconds, annotations, protocol,
                                work.batch, work.workers, weights, at=at, **engine)
     print(f"done:     {len(done.done)} videos, {done.texts} queries; {done.skipped} videos were there already")
@@ -332,6 +348,7 @@ def synthesize_command(
     examples: Whole = 40,  # examples on the page to look at; 0 writes none
     sources: str = "",  # encode videos and queries as well, with these encoders in the contract's order: slowfast,clip
     work: WorkOptions = WorkOptions(),
+    machines: EngineOptions = EngineOptions(),
 ) -> int:
     """Make training data of bare videos: caption ten-second intervals, score their frames; goes on where it stopped.
 
@@ -355,7 +372,7 @@ def synthesize_command(
     judge = matcher or captioner, weights.pop("matcher", ""), work.network()
     options = work.encoders(weights)
     encoders = open_encoders(names, **options) if names else {}
-    networks, engine = _open_networks(writer, judge, names, options, work)
+    networks, engine = _open_networks(writer, judge, names, options, machines)
     if not held_out:
         print("held out: nothing; name the annotation files of validation and test splits with --held-out, "
               "so that their videos cannot slip in")
@@ -365,15 +382,13 @@ def synthesize_command(
     return 1 if done["failed"] else 0
 
 # %% ../nbs/90_cli.ipynb #d325ce09
-def _open_networks(writer, judge, names, options, work) -> tuple[tuple[Any, Any], dict[str, Any]]:
+def _open_networks(writer, judge, names, options, machines) -> tuple[tuple[Any, Any], dict[str, Any]]:
     "(captioner, matcher), and what stands in for the steps of `synthesize` on a cluster."
-    if work.engine == "local":
+    if not (cluster := machines.cluster()):
         from videolights.encoders.captioners import get_captioner, get_matcher
         return (get_captioner(*writer[:2], **writer[2]), get_matcher(*judge[:2], **judge[2])), {}
-    from videolights.encoders.cluster import Named, caption_on_cluster, connect, encode_on_cluster
-    connect(work.ray_address)
-    engine = dict(caption=caption_on_cluster(writer, judge), encode=encode_on_cluster(names, options))
-    return (Named(*writer), Named(*judge)), engine
+    engine = dict(caption=cluster.caption_on_cluster(writer, judge), encode=cluster.encode_on_cluster(names, options))
+    return (cluster.Named(*writer), cluster.Named(*judge)), engine
 
 # %% ../nbs/90_cli.ipynb #b30e599c
 def _say_synthesis(done, videos, out, examples):
@@ -437,17 +452,20 @@ def ablate_command(
     grid: Path,  # base recipe, named rows of changes, data sets, seeds
     /, *,
     out: File = None,  # folder of runs and table (default: runs/<name of the grid>)
-    jobs: Few | None = None,  # runs side by side (default: one for each GPU, or half the cores where there is none)
+    jobs: Few | None = None,  # runs side by side (default: one for each GPU, else half the cores, or on a cluster all)
+    machines: EngineOptions = EngineOptions(),
 ):
     """Train the rows of a grid on its data sets with several seeds each and make one table; goes on where it stopped.
 
     examples:
       videolights ablate recipes/tables/table5-small.yaml
       videolights ablate recipes/tables/table3.yaml --jobs 4
+      # each run where the cluster has room; all machines see data and --out
+      videolights ablate recipes/tables/table3.yaml --engine ray
     """
     from videolights.training.grids import Grid, run_grid, to_markdown
     out = out or Path("runs", grid.stem)
-    table, failed = run_grid(Grid.load(grid), out, jobs or 0)
+    table, failed = run_grid(Grid.load(grid), out, **machines.runs(jobs or 0))
     drawn = _drawn(draw_table, table, out / "figures")
     print(f"{to_markdown(table)}\nwritten to {out}/table.md, .json, .tex and .csv{drawn}; runs in {out}/runs")
     if failed:
@@ -462,6 +480,7 @@ def tune_command(
     out: File = None,  # folder of the search (default: runs/tune_<name of the file>)
     trials: Count | None = None,  # in all, instead of the number that the file gives
     jobs: Few = 1,  # trials side by side; with 1 the search depends on its file alone
+    machines: EngineOptions = EngineOptions(),
 ):
     """Search settings around a recipe: trials that fall behind stop early; run it again to go on where it stopped.
 
@@ -469,12 +488,13 @@ def tune_command(
       videolights tune recipes/tuning/charades_clip.yaml
       # goes on with the same search
       videolights tune recipes/tuning/charades_clip.yaml --trials 40
+      videolights tune recipes/tuning/charades_clip.yaml --jobs 16 --engine ray
       # the best beside the recipe that the search began with, on new seeds
       videolights ablate runs/tune_charades_clip/check.yaml
     """
     from videolights.training.search import Search, trials_markdown, tune
     search, out = Search.load(recipe), out or Path("runs", f"tune_{recipe.stem}")
-    found = tune(replace(search, trials=trials) if trials else search, out, jobs)
+    found = tune(replace(search, trials=trials) if trials else search, out, **machines.runs(jobs))
     drawn = _drawn(_draw_search, found, out / "figures")
     print(f"{trials_markdown(found)}\nwritten to {out}/results.md and .json{drawn}; runs in {out}/runs\n"
           f"best: videolights train {out}/best.yaml\n"
@@ -859,6 +879,7 @@ def predict_command(
     out: File = None,  # write all answers to this file (with many videos: predictions.jsonl; goes on)
     opening: BundleOptions = BundleOptions(),
     cuts: CutOptions = CutOptions(),
+    machines: EngineOptions = EngineOptions(),
 ) -> int:
     """Find moments and highlights of a video, of a folder of videos or of a list of pairs; needs no PyTorch.
 
@@ -871,13 +892,14 @@ def predict_command(
           --out found.jsonl --csv found.csv --edl found.edl --fps 25
       # lines {"video": "a.mp4", "query": "a star blinks", "qid": 7}
       videolights predict exported/toyworld pairs.jsonl --out found.jsonl
+      videolights predict exported/toyworld pairs.jsonl --engine ray
     """
     from videolights.deploy.bulk import is_list
-    many = Path(source).is_dir() or is_list(source)
+    many = Path(source).is_dir() or is_list(source) or machines.engine == "ray"
     if many and (json or cuts.render):
         raise InputError(f"{source}: --json and --render are for one video; the answers about many go to --out")
-    runtime = vl.Runtime.load(bundle, **opening.options())
-    if many: rows, failed = _predict_many(runtime, source, queries, out or Path("predictions.jsonl"), opening.precision)
+    runtime, cluster = vl.Runtime.load(bundle, **opening.options()), machines.cluster()
+    if many: rows, failed = _predict_many(runtime, source, queries, out or Path("predictions.jsonl"), opening, cluster)
     else: rows, failed = _predict_one(runtime, source, queries, cuts.top, json, out), 0
     cuts.write(rows, source, silent=json)
     return 1 if failed else 0
@@ -896,17 +918,19 @@ def _predict_one(runtime, source, queries, top=5, as_json=False, out=None):
     return rows
 
 # %% ../nbs/90_cli.ipynb #42992da8
-def _predict_many(runtime, source, queries, out, precision):
+def _predict_many(runtime, source, queries, out, opening, cluster):
     "Answer about many videos into a file; (the rows of these videos, how many videos failed)."
     from videolights.deploy.bulk import Pair, find_pairs, predict_many, read_answers
     folder, pairs = find_pairs(source, queries)
     print(f"writing to {out}; after a stop, the same command goes on")
-    settings = {"precision": precision} if precision != "fp32" else {}
+    settings = {"precision": opening.precision} if opening.precision != "fp32" else {}
     if runtime.weights: settings["weights"] = runtime.weights
-    tally, wanted = predict_many(runtime, source, queries, out, settings), set(pairs)
+    engine = dict(answer=cluster.answer_on_cluster(opening.options(), out)) if cluster else {}
+    tally = predict_many(runtime, source, queries, out, settings, **engine)
     print(f"pairs: {tally.answered} answered, {tally.kept} were answered before")
     if tally.failed: print(f"videos that failed: {tally.failed}, see {out}.failures.jsonl")
-    rows = [row for row in read_answers(out) if Pair(row["video"], row["query"], row.get("qid")) in wanted]
+    found = {Pair(row["video"], row["query"], row.get("qid")): row for row in read_answers(out)}
+    rows = [found[pair] for pair in pairs if pair in found]
     if warned := sum("warnings" in row for row in rows):
         print(f"warning: {warned} of these answers carry warnings, such as unknown words; see {out}", file=sys.stderr)
     return [{**row, "video": str(folder / row["video"])} for row in rows], tally.failed

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Pair', 'read_list', 'is_list', 'find_pairs', 'answer_pairs', 'bundle_id', 'failures_file', 'marks_file',
            'check_answers', 'begin_answers', 'read_answers', 'answered', 'Tally', 'to_line', 'drop_stale',
-           'predict_many']
+           'answer_video', 'predict_many']
 
 # %% ../../nbs/deploy/61_bulk.ipynb #10338186
 import hashlib
@@ -158,10 +158,10 @@ def _add_lines(path, rows):
     with open(path, "ab") as file: file.write(b"".join(map(to_line, rows)))
 
 
-def _mark(out, folder, video):
-    "Note by what a video is recognised; one that cannot be read gets its reason where it is asked about."
-    try: _add_lines(marks_file(out), [{"video": video, "mark": file_mark(Path(folder, video))}])
-    except InputError: pass
+def _marks(folder, video):
+    "By what a video is recognised; one that cannot be read gets its reason where it is asked about."
+    try: return [{"video": video, "mark": file_mark(Path(folder, video))}]
+    except InputError: return []
 
 # %% ../../nbs/deploy/61_bulk.ipynb #2396b680
 def drop_stale(
@@ -175,21 +175,30 @@ def drop_stale(
     if unknown := [video for video in videos if video not in marks]:
         print(f"{out}: nothing tells of which content of {len(unknown)} videos its answers are "
               "(an earlier version did not note it); taken on trust from now on", file=sys.stderr)
-        for video in unknown: _mark(out, folder, video)
+        for video in unknown: _add_lines(marks_file(out), _marks(folder, video))
     changed = {video for video in videos if video in marks and not is_marked(Path(folder, video), marks[video])}
     if changed: write_jsonl(out, [row for row in rows if row.get("video") not in changed])
     return [pair for pair in answered(rows) if pair.video in changed]
 
 # %% ../../nbs/deploy/61_bulk.ipynb #120f1305
-def _answer_videos(runtime, folder, waiting, known, out, progress, options):
-    "Ask of one video after the other and write what comes; (pairs answered, videos failed). Known ones are marked."
+def answer_video(
+    runtime,   # as `answer_pairs` takes them
+    folder,
+    pairs,
+    options,   # of `predict_video`
+):             # marks to keep, rows to write, failures to log
+    "Answers about one video, and by what it was recognised before."
+    return _marks(folder, pairs[0].video), *answer_pairs(runtime, folder, pairs, **options)
+
+
+def _write_answers(answers, total, known, out, progress):
+    "Write what comes; (pairs answered, videos failed). Known videos are marked."
     from tqdm.auto import tqdm
     written = failed = 0
     failures_file(out).unlink(missing_ok=True)
-    with tqdm(waiting.values(), disable=not progress, unit="video") as bar:
-        for pairs in bar:
-            if pairs[0].video not in known: _mark(out, folder, pairs[0].video)
-            rows, failures = answer_pairs(runtime, folder, pairs, **options)
+    with tqdm(answers, total=total, disable=not progress, unit="video") as bar:
+        for marks, rows, failures in bar:
+            _add_lines(marks_file(out), [mark for mark in marks if mark["video"] not in known])
             _add_lines(out, rows)
             if failures: _add_lines(failures_file(out), failures)
             written, failed = written + len(rows), failed + bool(failures)
@@ -204,6 +213,7 @@ def predict_many(
     out: str | Path,          # JSON lines to write or to go on with
     settings: dict | None = None,   # JSON-ready facts about the runtime that change answers, such as its precision
     progress: bool = True,    # show a bar
+    answer=None,              # stands in for `answer_video`, of all at once: elsewhere, see `answer_on_cluster`
     **options,                # of `predict_video`
 ) -> Tally:
     "Answer every pair of `source` that `out` does not hold yet."
@@ -222,5 +232,8 @@ def predict_many(
         for pair in dict.fromkeys(pairs + again):
             if pair not in done: waiting.setdefault(pair.video, []).append(pair)
         known = {pair.video for pair in done}
-        written, failed = _answer_videos(runtime, folder, waiting, known, out, progress, options)
+        todo = list(waiting.values())
+        alone = (answer_video(runtime, folder, pairs, options) for pairs in todo)
+        answers = answer(runtime, folder, todo, options) if answer else alone
+        written, failed = _write_answers(answers, len(todo), known, out, progress)
     return Tally(written, len(done.intersection(pairs)), failed)

@@ -25,6 +25,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 import pandas as pd
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 import videolights
@@ -155,7 +156,8 @@ def _train_watched(recipe, folder):
     def watch(): os.read(0, 1); os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
     from videolights.training.loop import train
-    try: train(Config.load(recipe), folder, resume=True)
+    try:
+        with FileLock(f"{folder}.lock"): train(Config.load(recipe), folder, resume=True)
     except InputError as e: sys.exit(str(e))
 
 # %% ../../nbs/training/49_grids.ipynb #cbe8e088
@@ -189,8 +191,12 @@ class Interrupted(BaseException):
 class Workers:
     "Runs side by side, each with its share of the cores and with a GPU where there are some."
 
-    def __init__(self, jobs: int):
-        cards, self.threads = gpus(), max(1, (os.cpu_count() or 2) // jobs)
+    def __init__(
+        self,
+        jobs: int,
+        start=None,   # stands in for `start_run`
+    ):
+        cards, self.threads, self.start = gpus(), max(1, (os.cpu_count() or 2) // jobs), start or start_run
         self.stop, self.running, self.places = threading.Event(), set(), SimpleQueue()
         for place in range(jobs): self.places.put(place % cards if cards else None)
 
@@ -199,10 +205,10 @@ class Workers:
         if (folder / "done.json").exists(): return watch()
         if self.stop.is_set(): raise Interrupted
         gpu = self.places.get()
-        with start_run(config, folder, self.threads, gpu) as process:
+        with self.start(config, folder, self.threads, gpu) as process:
             self.running.add(folder.name)
             try:
-                while process.poll() is None:
+                while (code := process.poll()) is None:
                     if self.stop.wait(0.2): raise Interrupted
                     watch()
                 watch()
@@ -210,7 +216,7 @@ class Workers:
                 process.terminate(); process.wait()
                 self.running.remove(folder.name)
                 self.places.put(gpu)
-        if process.returncode: raise InputError(last_line(folder.with_name(f"{folder.name}.log")))
+        if code: raise InputError(last_line(folder.with_name(f"{folder.name}.log")))
         write_json(folder / "done.json", {"epochs": config.train.epochs, "code": code_version()})
 
     def wait(self, futures: list[Future], show: Callable[[], object]):
@@ -226,9 +232,11 @@ def run_all(
     folder: Path,              # of the runs
     jobs: int,
     progress: bool,
+    start=None,                # stands in for `start_run`
 ) -> list[str]:                # names of failed runs
     "Run what is not done yet, side by side."
-    waiting, workers, failed = [name for name in runs if not (folder / name / "done.json").exists()], Workers(jobs), []
+    waiting = [name for name in runs if not (folder / name / "done.json").exists()]
+    workers, failed = Workers(jobs, start), []
 
     def finish(name: str):
         try: workers.train(runs[name], folder / name)
@@ -262,6 +270,7 @@ def run_grid(
     out: str | Path,          # folder of all runs and of the table
     jobs: int = 0,            # runs side by side; 0 takes one for each GPU, or half the cores where there is none
     progress: bool = True,
+    start=None,               # stands in for `start_run`: elsewhere, see `train_on_cluster`
 ) -> tuple[dict, list[str]]:  # the table (see `tabulate`) and the names of failed runs
     "Run what is not done yet, then make the table, and write it as JSON, Markdown, LaTeX and CSV."
     out, runs = Path(out), {name: config for name, (*_, config) in grid.runs().items()}
@@ -270,7 +279,7 @@ def run_grid(
         try: check_run(config, grid.metrics)
         except InputError as e: raise InputError(f"{grid.file}: row '{row}': {e}") from None
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    failed = run_all(runs, out / "runs", jobs or gpus() or max(1, (os.cpu_count() or 2) // 2), progress)
+    failed = run_all(runs, out / "runs", jobs or gpus() or max(1, (os.cpu_count() or 2) // 2), progress, start)
     table = tabulate(grid, out)
     write_json(out / "table.json", table)
     write_text(out / "table.md", to_markdown(table))

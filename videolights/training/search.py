@@ -380,9 +380,10 @@ def tune(
     out: str | Path,          # folder: journal.log, runs/, results.md and .json, best.yaml, check.yaml
     jobs: int = 1,            # trials side by side
     progress: bool = True,
+    start=None,               # stands in for `start_run`: elsewhere, see `train_on_cluster`
 ) -> dict:                    # see `describe_search`
     "Search, or go on with a search; the same call continues one that was stopped."
-    out, workers = Path(out), Workers(jobs)
+    out, workers = Path(out), Workers(jobs, start)
     (out / "runs").mkdir(parents=True, exist_ok=True)
 
     def objective(trial: optuna.Trial) -> float:
