@@ -36,7 +36,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 import videolights as vl
 from .config import (
-    Config, DataConfig, InputError, ModelConfig, TrainConfig, parse_yaml, read_yaml, shorten)
+    Config, DataConfig, InputError, LossConfig, ModelConfig, TrainConfig, parse_yaml, read_yaml, shorten)
 
 # %% ../nbs/90_cli.ipynb #212aa699
 EXTRAS = {package: extra for extra, packages in dict(
@@ -1025,8 +1025,10 @@ def demo_config(
     data: Path,  # the toy world's YAML file
 ) -> Config:
     "The recipe of the demo."
-    return Config(data=str(data.resolve()), model=ModelConfig.preset("toyworld"),
-                  train=TrainConfig(epochs=40, batch_size=32, lr=1e-3, schedule="cosine"))
+    narrow = dict(dim=64, feedforward=128, kernel=1, dropout=0.0, input_dropout=0.0)
+    return Config(data=str(data.resolve()), model=ModelConfig.preset("toyworld", **narrow),
+                  loss=LossConfig(span=20.0, giou=8.0, match_label=6.0, saliency=3.0, align=1.0),
+                  train=TrainConfig(epochs=18, lr=2e-3, schedule="cosine", warmup_epochs=0.5, eval_every=2))
 
 # %% ../nbs/90_cli.ipynb #0be30432
 class DemoSteps:

@@ -188,7 +188,7 @@ _TEMPLATES = {   # which of colour, shape and motion are named -> wordings
 def ask(
     script: Script,
     rng: np.random.Generator,
-    number: int = 6,                   # queries at most
+    number: int = 10,                  # queries at most
 ) -> list[tuple[str, list[Event]]]:
     "Queries of a video with different answers, and the events that answer them."
     options = [(e.kind, named) for e in script.events for named in list(_TEMPLATES) + [(1, 1, 1)] * 3]
@@ -241,7 +241,7 @@ def script_of(
     split: str,        # "train" or "val"
     number: int,       # of the video
     seed: int,
-    queries: int = 6,  # at most
+    queries: int = 10,  # at most
 ) -> tuple[str, Script, list[dict]]:   # name of the video, its script, its annotations
     "What a seed, a split and a number determine."
     rng = np.random.Generator(np.random.PCG64([seed, _FIRST_QID[split], number]))
@@ -305,7 +305,7 @@ def make_toyworld(
     folder: str | Path,      # where to make it
     train_videos: int = 120,
     val_videos: int = 40,
-    queries: int = 6,        # per video, at most
+    queries: int = 10,       # per video, at most
     seed: int = 2018,
     progress: bool = True,   # count on standard error
 ) -> Path:                   # the data set's YAML file
