@@ -449,7 +449,7 @@ def ablate_command(
     """
     from videolights.training import grids
     asked, out = grids.Grid.load(grid), out or Path("runs", grid.stem)
-    if plan: return print(grids.plan(asked, out))
+    if plan: return print(grids.plan_grid(asked, out))
     table, failed = grids.run_grid(asked, out, jobs or 0)
     drawn = _drawn(draw_table, table, out / "figures")
     print(f"{grids.to_markdown(table)}\nwritten to {out}/table.md, .json, .tex and .csv{drawn}; runs in {out}/runs")

@@ -6,7 +6,7 @@
 __all__ = ['SPREAD', 'slug', 'run_name', 'changed_recipe', 'check_seeds', 'Grid', 'code_version', 'gpus', 'start_run',
            'last_line', 'Interrupted', 'Workers', 'run_all', 'check_run', 'run_grid', 'seconds_trained', 'read_run',
            'scored_on', 'score_queries', 'tabulate', 'markdown_lines', 'section', 'to_markdown', 'to_latex', 'to_rows',
-           'plan', 'can_tell']
+           'plan_grid', 'can_tell']
 
 # %% ../../nbs/training/49_grids.ipynb #67442b25
 import csv
@@ -271,7 +271,7 @@ def run_grid(
         try: check_run(config, grid.metrics)
         except InputError as e: raise InputError(f"{grid.file}: row '{row}': {e}") from None
     (out / "runs").mkdir(parents=True, exist_ok=True)
-    if progress: print(plan(grid, out))
+    if progress: print(plan_grid(grid, out))
     failed = run_all(runs, out / "runs", jobs or gpus() or max(1, (os.cpu_count() or 2) // 2), progress)
     table = tabulate(grid, out)
     write_json(out / "table.json", table)
@@ -405,7 +405,8 @@ def section(title: str, lines: list[str]) -> list[str]:
 # %% ../../nbs/training/49_grids.ipynb #17931b15
 def _difference_lines(table):
     "Paired differences as a table of their own."
-    text = lambda pair: [f"{pair['difference']:+.1f}", *interval_text(pair), pair.get("verdict", "-"), pair["queries"], pair["seeds"]]
+    text = lambda pair: [f"{pair['difference']:+.1f}", *interval_text(pair), pair.get("verdict", "-"),
+                         pair["queries"], pair["seeds"]]
     rows = {f"{row} {part}".strip(): text(pair) for row, r in table["rows"].items()
             for part, pair in (r.get("paired") or {}).items()}
     said = (f"Difference to \"{next(iter(table['rows']))}\" in points of mean IoU (AP without moments), "
@@ -456,7 +457,7 @@ def to_rows(table: dict) -> list[dict]:
 SPREAD = dict(seed=3.9, video=0.0, query=35.0)   # of differences in tables/table5-small.yaml, in points
 
 
-def plan(
+def plan_grid(
     grid: Grid,
     out: str | Path,   # folder of the runs
 ) -> str:
@@ -471,7 +472,8 @@ def plan(
         config = grid.config(next(iter(grid.rows)), grid.seeds[0], part)
         check_run(config, grid.metrics)
         truth = scored_on(config)[1] if config.train.eval_split else []
-        known = [pair["spread"] for r in rows if (pair := r["paired"].get(part)) and pair["seeds"] > 1 and "spread" in pair]
+        pairs = [pair for r in rows if (pair := r["paired"].get(part)) and pair["seeds"] > 1]
+        known = [pair["spread"] for pair in pairs if "spread" in pair]
         spread = dict((pd.DataFrame(known or [SPREAD]) ** 2).mean() ** 0.5)
         lines.append(f"{part or 'val'}: {can_tell(spread, seeds, len({row['vid'] for row in truth}), len(truth))} "
                      f"(spreads of {'rows that are done' if known else 'charades_clip'})")
@@ -489,6 +491,6 @@ def can_tell(
     least = lambda name: next((n for n in range(2, 1000) if told(**{name: n}) <= 1), "over 999")
     said = f"{queries} queries of {videos} videos "
     if videos < FEWEST_VIDEOS: return said + "are too few"
-    if seeds == 1: return f"{said}of one seed: how far others would lie is unknown; one point takes {least('seeds')} seeds"
+    if seeds == 1: return f"{said}of one seed: another's luck is unknown; one point takes {least('seeds')} seeds"
     return (f"{said}can tell differences of {told():.1f} points of mIoU (AP without moments) or more; "
             f"one point takes {least('seeds')} seeds, or {least('times')} times the videos")
