@@ -12,9 +12,9 @@ from videolights.training import grids
 from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.toyworld import make_toyworld
-from videolights.evaluation.intervals import paired_difference
+from videolights.evaluation.intervals import interval
 from videolights.files import write_json
-from videolights.training.grids import Grid, differences, run_grid, to_latex, to_markdown, to_rows
+from videolights.training.grids import Grid, run_grid, to_latex, to_markdown, to_rows
 from videolights.training.loop import train
 
 QUERIES = [dict(qid=q, query="x", vid=f"v{q // 2}", duration=20, relevant_windows=[[0, 10]]) for q in range(24)]
@@ -83,11 +83,11 @@ def test_the_table_in_every_form(stage, tmp_path):
     assert pair["p"] < .01
     assert table["rows"]["paper"]["paired"] == {}
     assert (pair["queries"], pair["videos"], pair["seeds"]) == (24, 12, 2)
-    assert differences(table, "MR-mIoU")["no FRA"][0] == pytest.approx(-20)
+    assert pair["verdict"] == changed["verdict"] == "differs"
     text = (tmp_path / "out/table.md").read_text()
     assert text == to_markdown(table)
     assert "**101.5 ± 0.7**" in text
-    assert "| no FRA | -20.0 | -20.0 to -20.0 |" in text
+    assert "| no FRA | -20.0 | -20.0 to -20.0 | < 0.001 | differs |" in text
     ours, theirs = text.split("Published, not measured here (a paper)")
     assert "99.9" in theirs
     assert "99.9" not in ours
@@ -101,6 +101,25 @@ def test_the_table_in_every_form(stage, tmp_path):
     assert [r["row"] for r in rows] == ["paper", "no FRA"]
     assert float(rows[1]["MR-mIoU"]) == 81.5
     assert float(rows[1]["difference"]) == -20
+
+
+def test_a_grid_says_first_what_it_can_tell(stage, tmp_path, capsys):
+    "A plan trains nothing; spreads and minutes come from finished rows once there are some; old tables, without verdicts, are still read."
+    write, started = stage
+    path = str(write(seeds=[1, 2, 3, 4, 5]))
+    assert main(["ablate", path, "--out", str(tmp_path / "out"), "--plan"]) == 0
+    planned = capsys.readouterr().out
+    assert not started and not (tmp_path / "out").exists()
+    assert "2 x 1 x 5 = 10 runs, 10 to do; how long is not known" in planned
+    assert re.search(r"24 queries of 12 videos can tell differences of \d+\.\d points .* one point takes \d+ seeds, or (\d+|over 999) times the videos \(spreads of charades_clip\)", planned)
+    assert main(["ablate", path, "--out", str(tmp_path / "out")]) == 0
+    assert planned in capsys.readouterr().out
+    assert main(["ablate", path, "--out", str(tmp_path / "out"), "--plan"]) == 0
+    again = capsys.readouterr().out
+    assert "0 to do; 1.0 minutes each, 5 a row" in again and "differences of 0.0 points" in again and "rows that are done" in again
+    table = json.loads((tmp_path / "out/table.json").read_text())
+    for name in ("verdict", "spread", "resolvable"): del table["rows"]["no FRA"]["paired"][""][name]
+    assert "| -20.0 to -20.0 | < 0.001 | - |" in to_markdown(table) and to_rows(table)[1]["difference"] == -20
 
 
 def test_several_sets(stage, tmp_path):
@@ -154,17 +173,17 @@ def test_the_paired_test_keeps_its_word():
     rng = np.random.default_rng(0)
     scores = lambda gain, noise, each=1: {str(q): [f"v{q // each}", float(gain + noise[q])] for q in range(len(noise))}
     noise = 30 * rng.normal(size=120)
-    few = paired_difference([scores(5, noise[:9])], [scores(0, noise[:9])])
+    few = interval([scores(5, noise[:9])], [scores(0, noise[:9])])
     assert few["difference"] == pytest.approx(5) and few["low"] is few["high"] is few["p"] is None        # nine videos are no evidence
-    same = paired_difference([scores(0, noise)] * 3, [scores(0, noise)] * 3)
+    same = interval([scores(0, noise)] * 3, [scores(0, noise)] * 3)
     assert same["difference"] == same["low"] == same["high"] == 0 and same["p"] == 1
     held = 0
     for _ in range(60):
-        found = paired_difference([scores(5, 20 * rng.normal(size=80))], [scores(0, 20 * rng.normal(size=80))])
+        found = interval([scores(5, 20 * rng.normal(size=80))], [scores(0, 20 * rng.normal(size=80))])
         held += found["low"] <= 5 <= found["high"]
     assert held >= 50
     video = np.repeat(20 * rng.normal(size=30), 10)                        # ten queries a video, all alike
-    apart, together = (paired_difference([scores(3, video, each)], [scores(0, 0 * video, each)]) for each in (1, 10))
+    apart, together = (interval([scores(3, video, each)], [scores(0, 0 * video, each)]) for each in (1, 10))
     assert together["high"] - together["low"] > 2 * (apart["high"] - apart["low"])
 
 

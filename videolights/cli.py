@@ -453,6 +453,7 @@ def ablate_command(
     /, *,
     out: File = None,  # folder of runs and table (default: runs/<name of the grid>)
     jobs: Few | None = None,  # runs side by side (default: one for each GPU, else half the cores, or on a cluster all)
+    plan: bool = False,  # only say what the grid costs and which differences it can tell; nothing is trained
     machines: EngineOptions = EngineOptions(),
 ):
     """Train the rows of a grid on its data sets with several seeds each and make one table; goes on where it stopped.
@@ -460,14 +461,16 @@ def ablate_command(
     examples:
       videolights ablate recipes/tables/table5-small.yaml
       videolights ablate recipes/tables/table3.yaml --jobs 4
+      videolights ablate recipes/tables/table3.yaml --plan
       # each run where the cluster has room; all machines see data and --out
       videolights ablate recipes/tables/table3.yaml --engine ray
     """
-    from videolights.training.grids import Grid, run_grid, to_markdown
-    out = out or Path("runs", grid.stem)
-    table, failed = run_grid(Grid.load(grid), out, **machines.runs(jobs or 0))
+    from videolights.training import grids
+    asked, out = grids.Grid.load(grid), out or Path("runs", grid.stem)
+    if plan: return print(grids.plan_grid(asked, out))
+    table, failed = grids.run_grid(asked, out, **machines.runs(jobs or 0))
     drawn = _drawn(draw_table, table, out / "figures")
-    print(f"{to_markdown(table)}\nwritten to {out}/table.md, .json, .tex and .csv{drawn}; runs in {out}/runs")
+    print(f"{grids.to_markdown(table)}\nwritten to {out}/table.md, .json, .tex and .csv{drawn}; runs in {out}/runs")
     if failed:
         raise InputError(f"{len(failed)} runs failed: {', '.join(failed)}; "
                          f"read their .log files in {out}/runs, then run the command again")
@@ -601,7 +604,7 @@ def evaluate_command(
     per_query: File = None,  # write the numbers of every query to this CSV file
     out: File = None,  # write all metrics to this JSON file
 ):
-    """Score a run's best checkpoint, an exported bundle, or any file of predictions.
+    """Score a run's best checkpoint, a bundle, or a file of predictions, with 95 % intervals over videos.
 
     examples:
       videolights evaluate runs/qvhighlights --split val --out metrics.json
@@ -619,15 +622,18 @@ def evaluate_command(
         answers = predict_run(source, split, shuffle_text)
         if not shuffle_text: write_jsonl(source / f"predictions_{answers.split}.jsonl", answers.predictions)
     if protocol: answers = answers._replace(protocol=protocol)
-    try: result, given = answers.score(), answers[:4]
+    try:
+        result, given = answers.score(), answers[:4]
+        rows = reports.per_query(*given)
     except InputError as e:
         side, _, said = str(e).partition(": ")
         file = {"predictions": source, "ground truth": truth}.get(side) or side
         raise InputError(f"{file}: {said}") from None
+    result |= reports.intervals(result["brief"], rows)
     print(reports.table(result))
     if slices: print("\n" + reports.slice_table(reports.slices(*given)))
     if per_query:
-        write_csv(per_query, reports.per_query(*given))
+        write_csv(per_query, rows)
         print(f"written to {per_query}: a row per query")
     if out:
         outside = reports.count_outside(*given[:2], answers.clip_seconds)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BRIEF', 'SLICES', 'HEADLINES', 'align', 'read_windows', 'count_outside', 'read_moments', 'read_scores',
            'read_ratings', 'moment_rules', 'brief_moments', 'check_metrics', 'read_votes', 'evaluate', 'per_query_rows',
-           'per_query', 'describe_query', 'slices', 'table', 'slice_table']
+           'per_query', 'intervals', 'describe_query', 'slices', 'table', 'slice_table']
 
 # %% ../../nbs/evaluation/44_reports.ipynb #1d721272
 import math
@@ -16,6 +16,7 @@ import numpy as np
 from ..config import PROTOCOLS, InputError, check_clip_seconds, shorten
 from .highlights import (
     RATING_LEVELS, domain_means, highlight_tables, pad_ratings, score_rankings, top_clips_precision)
+from .intervals import interval
 from .moments import (
     THRESHOLDS, length_ranges, moment_tables, pad_lists, percent, score_lists, within)
 from ..spans import temporal_iou
@@ -341,6 +342,24 @@ def per_query(
     if highlights: columns |= _highlight_columns(predictions, ground_truth, clip_seconds)
     return [dict(zip(columns, values)) for values in zip(*columns.values())]
 
+# %% ../../nbs/evaluation/44_reports.ipynb #52cf964c
+_COLUMNS = {"mIoU": "iou", "mAP": "AP", "HL-min-VeryGood-mAP": "HL-AP", "HL-min-VeryGood-Hit1": "HL-Hit1"}
+
+
+def intervals(
+    brief,   # of `evaluate`
+    rows,    # of `per_query`
+):           # {"counts": queries and videos, "intervals": {metric: [low, high] of 95 %}}
+    "How sure the numbers of one run are: another set of videos would give others. None from too few of them."
+    found = {}
+    for metric in brief:
+        short = metric.removeprefix("MR-").removeprefix("full-")
+        column = _COLUMNS.get(short, short)
+        scores = {q: [row["vid"], 100 * row[column]] for q, row in enumerate(rows) if row.get(column) is not None}
+        if scores and (one := interval([scores]))["p"] is not None:
+            found[metric] = [round(max(one["low"], 0), 2), round(min(one["high"], 100), 2)]
+    return dict(counts=dict(queries=len(rows), videos=len({row["vid"] for row in rows})), intervals=found)
+
 # %% ../../nbs/evaluation/44_reports.ipynb #03214a56
 def describe_query(
     row,  # of the annotations
@@ -396,12 +415,16 @@ def _shown(value):
 
 
 def table(
-    metrics,  # result of `evaluate`
+    metrics,  # result of `evaluate`, with or without `intervals`
 ):            # lines of text
-    "The brief, one metric a line; a dash where no query takes part."
-    brief = metrics["brief"]
-    width = max(map(len, brief))
-    return "\n".join(f"{name:<{width}}  {_shown(value):>6}" for name, value in brief.items())
+    "The brief, one metric a line, with its interval; a dash where no query takes part."
+    brief, width = metrics["brief"], max(map(len, metrics["brief"]))
+    sure = {name: "  {:.1f} to {:.1f}".format(*ends) for name, ends in metrics.get("intervals", {}).items()}
+    lines = [f"{name:<{width}}  {_shown(value):>6}{sure.get(name, '')}" for name, value in brief.items()]
+    if "counts" in metrics:
+        said = "95 % intervals over videos" if sure else "too few videos for intervals"
+        lines.insert(0, "{queries} queries of {videos} videos; ".format(**metrics["counts"]) + said)
+    return "\n".join(lines)
 
 
 def slice_table(
