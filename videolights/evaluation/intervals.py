@@ -76,7 +76,7 @@ def interval(
     base=None,  # the same seeds of what to compare with
 ) -> dict:   # mean or difference; low and high of 95 %, p, verdict: does it differ from 0? how many; spread, resolvable
     "The mean of scores, or of their differences on the queries that all runs answer, and how sure it is."
-    known = sorted(set.intersection(*map(set, [*runs, *(base or [])])))
+    known = sorted(set.intersection(*(set(scores) for scores in [*runs, *(base or [])])))
     table = lambda runs: np.array([[scores[q][1] for q in known] for scores in runs], float)
     scores, videos = table(runs) - (table(base) if base else 0), [str(runs[0][q][0]) for q in known]
     counts, mean = dict(seeds=len(runs), videos=len(set(videos)), queries=len(known)), float(scores.mean())
