@@ -27,7 +27,7 @@ from ..features.builtin import BuiltinEncoder
 from ..features.protocol import split_words
 from ..files import atomic_path, check_folder_is, write_json, write_jsonl, write_text
 
-# %% ../../nbs/data/16_laboratory.ipynb #ee8280b8
+# %% ../../nbs/data/16_laboratory.ipynb #e029c05e
 def _alike(rng, number):
     "(colour, shape, motion) of a video's events, of a few words."
     few = [rng.permutation(list(names))[:most] for names, most in ((COLOURS, rng.integers(2, 4)), (SHAPES, 2), (MOTIONS, 2))]
@@ -38,8 +38,8 @@ def write_scene(
     rng: np.random.Generator,
 ) -> Script:
     "Draw a random script of eight to fourteen events."
-    number = rng.integers(8, 15)
-    return arrange(rng.integers(2, 6 - number // 11, number), rng.integers(4, 12), _alike, rng)
+    number = rng.integers(8, 13)
+    return arrange(rng.integers(3, 7 - number // 10, number), rng.integers(2, 7), _alike, rng)
 
 # %% ../../nbs/data/16_laboratory.ipynb #dda82805
 _ANYTHING = ("", "", "")
@@ -212,8 +212,8 @@ def scene_of(
     while not minimal_pairs(asked["order"]): asked = askable(script := write_scene(rng))
     return vid, script, annotate_scene(script, asked, vid, _QIDS[split] + 100 * number, rng)
 
-# %% ../../nbs/data/16_laboratory.ipynb #4fedb159
-FEATURE_WIDTH, _SPACE, _NOISE, COMMON = 128, 64, 0.25, 0.5
+# %% ../../nbs/data/16_laboratory.ipynb #7d225fb4
+FEATURE_WIDTH, _SPACE, _NOISE, COMMON = 128, 64, 0.125, 0.2
 
 
 def _exact(x): return np.round(64 * x) / 64        # few bits: products and sums are exact in any order
@@ -235,7 +235,7 @@ def encode_sentence(
 ) -> np.ndarray:              # (words, 128) half precision
     "Features of a sentence's words, each with its past."
     states = [np.zeros(_SPACE)]
-    for word in split_words(sentence): states.append(_WORDS[word] + 0.75 * states[-1][_TURN])
+    for word in split_words(sentence): states.append(_WORDS[word] + 0.625 * states[-1][_TURN])
     return (np.stack(states[1:]) @ (_exact(common * _SHARED) + _OWN) + _OFFSET).astype(np.float16)
 
 # %% ../../nbs/data/16_laboratory.ipynb #fcbcc285
