@@ -210,7 +210,7 @@ def toyworld_command(
     /, *,
     preset: Literal["plain", "hard"] = "plain",  # hard: every word of a query counts; straight to features
     train_videos: Count | None = None,  # videos to learn from (default: 120, hard 600)
-    val_videos: Count | None = None,  # videos to score on (default: 40, hard 150)
+    val_videos: Count | None = None,  # videos to score on (default: 40, hard 100)
     seed: Whole = 2018,  # another seed is another world
     render: bool = False,  # draw the videos of the hard preset as well, and encode them
 ):
@@ -222,7 +222,7 @@ def toyworld_command(
       videolights toyworld laboratory --preset hard
     """
     from videolights.data.laboratory import make_laboratory
-    counts = {key: n for key, n in dict(train_videos=train_videos, val_videos=val_videos).items() if n}
+    counts: Any = {key: n for key, n in dict(train_videos=train_videos, val_videos=val_videos).items() if n}
     if preset == "hard": data = make_laboratory(folder, **counts, seed=seed, render=render)
     else: data = vl.make_toyworld(folder, **counts, seed=seed)
     print(f"data set: {data}\nnext:     videolights data check {data}")
@@ -582,10 +582,11 @@ def floor_table(
     from videolights.evaluation import reports
     from videolights.training.loop import open_split
     config = Config.load(Path(run) / "config.json")
-    splits = {f"{answers.split}_bag": "words shuffled", f"{answers.split}_masked": "a word left out"}
+    changed, known = dict(bag="words shuffled", masked="a word left out"), DataConfig.load(config.data).splits
     window = reports.best_window(open_split(config, config.train.train_split).annotations)
     found = {"this run": answers, "wrong videos": predict_run(run, answers.split, shuffled=True)}
-    found |= {name: predict_run(run, split) for split, name in splits.items() if split in DataConfig.load(config.data).splits}
+    found |= {name: predict_run(run, f"{answers.split}_{end}") for end, name in changed.items()
+              if f"{answers.split}_{end}" in known}
     found["best window"] = answers._replace(predictions=reports.fixed_answers(window, answers.truth))
     rows = []
     for name, given in found.items():

@@ -96,7 +96,7 @@ def write_script(
     rng: np.random.Generator,
 ) -> Script:
     "Draw a random script of five or six events."
-    return arrange(rng.integers(2, 6, rng.integers(5, 7)), rng.integers(1, 5), _kinds, rng)
+    return arrange(rng.integers(2, 6, rng.integers(5, 7)), int(rng.integers(1, 5)), _kinds, rng)
 
 # %% ../../nbs/data/13_toyworld.ipynb #4edadd8b
 def shape_distance(
