@@ -77,6 +77,10 @@ def test_a_seed_is_one_world_in_every_process(laboratory, tmp_path):
     hashes = [read_json(folder / "settings.json")["sha256"] for folder in (laboratory.parent, tmp_path / "1", tmp_path / "2", tmp_path / "other")]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3]
     assert hashes[0] in laboratory.read_text()
+    assert main(["toyworld", str(tmp_path / "drawn"), "--preset", "hard", "--render", "--train-videos", "1", "--val-videos", "1", "--seed", "7"]) == 0
+    drawn = DataConfig.load(tmp_path / "drawn/toyworld.yaml")
+    assert check(drawn, progress=False) == [] and len(list((tmp_path / "drawn/videos").glob("*.mp4"))) == 2
+    assert read_jsonl(drawn.path("annotations/val.jsonl")) == [r for r in read_jsonl(tmp_path / "other/annotations/val.jsonl") if r["vid"] == "toy_val_00000"]
 
 
 def test_data_set_is_sound_and_its_parts_are_nested(laboratory, root, monkeypatch):
@@ -108,8 +112,6 @@ def test_nothing_is_lost_and_what_was_cut_off_is_made_again(tmp_path, monkeypatc
     with pytest.raises(InputError, match="mine.txt"): make_laboratory(folder, 3, 1, progress=False)
     with pytest.raises(InputError, match="choose another folder"): make_laboratory(tmp_path, 3, 1, progress=False)
     assert (folder / "lab_text/mine.txt").read_text() == "mine"
-    drawn = DataConfig.load(make_laboratory(tmp_path / "drawn", 1, 1, render=True, progress=False))
-    assert check(drawn, progress=False) == [] and len(list((tmp_path / "drawn/videos").glob("*.mp4"))) == 2 and drawn.encoder == "builtin"
 
 
 def test_a_run_stands_beside_its_floors(laboratory, tmp_path, capsys):

@@ -209,10 +209,10 @@ def toyworld_command(
     folder: Path,  # folder to make
     /, *,
     preset: Literal["plain", "hard"] = "plain",  # hard: every word of a query counts; straight to features
-    train_videos: Count | None = None,  # videos to learn from (default: 120, hard 600)
-    val_videos: Count | None = None,  # videos to score on (default: 40, hard 100)
+    train_videos: Count | None = None,  # videos to learn from (default: 120; 600 that are not drawn)
+    val_videos: Count | None = None,  # videos to score on (default: 40; 100 that are not drawn)
     seed: Whole = 2018,  # another seed is another world
-    render: bool = False,  # draw the videos of the hard preset as well, and encode them
+    render: bool = False,  # draw the videos of the hard preset, and encode them as the plain one
 ):
     """Render short videos of moving shapes with queries, labels and features.
 
@@ -221,10 +221,12 @@ def toyworld_command(
       videolights toyworld tiny --train-videos 8 --val-videos 2
       videolights toyworld laboratory --preset hard
     """
-    from videolights.data.laboratory import make_laboratory
+    from videolights.data.laboratory import EDITION, make_laboratory, scene_of
     counts: Any = {key: n for key, n in dict(train_videos=train_videos, val_videos=val_videos).items() if n}
-    if preset == "hard": data = make_laboratory(folder, **counts, seed=seed, render=render)
-    else: data = vl.make_toyworld(folder, **counts, seed=seed)
+    if preset == "hard" and not render: data = make_laboratory(folder, **counts, seed=seed)
+    else:
+        drawn = dict(write=scene_of, edition=EDITION, queries=8) if preset == "hard" else {}
+        data = vl.make_toyworld(folder, **counts, seed=seed, **drawn)
     print(f"data set: {data}\nnext:     videolights data check {data}")
 
 # %% ../nbs/90_cli.ipynb #c030b125

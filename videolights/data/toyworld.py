@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLIP_SECONDS', 'FPS', 'HEIGHT', 'WIDTH', 'COLOURS', 'SHAPES', 'MOTIONS', 'Event', 'Script', 'arrange', 'write_script',
-           'shape_distance', 'prominence', 'render', 'ask', 'annotate', 'script_of', 'begin_world', 'draw_videos',
+           'shape_distance', 'prominence', 'render', 'ask', 'answer_row', 'annotate', 'script_of', 'begin_world',
            'make_toyworld']
 
 # %% ../../nbs/data/13_toyworld.ipynb #e374a7e3
@@ -212,17 +212,30 @@ def ask(
 
 # %% ../../nbs/data/13_toyworld.ipynb #ca46e4af
 def _rate(events, rng):
-    "Relevant clips and their ratings [[three of 0..4], ...]."
-    bias, clips, ratings = rng.uniform(-0.4, 0.4, 3), [], []
+    "Ratings of the clips of events, [[three of 0..4], ...]."
+    bias, ratings = rng.uniform(-0.4, 0.4, 3), []
     for event in events:
         for k in range(event.clips):
             mean = prominence(event, (k + np.arange(0.1, 1, 0.2)) / event.clips).mean()
-            clips.append(event.start + k)
             rated = np.round(0.7 + 3.6 * mean + bias + rng.normal(0, 0.3, 3))
             ratings.append(np.clip(rated, 0, 4).astype(int).tolist())
-    return clips, ratings
+    return ratings
 
 # %% ../../nbs/data/13_toyworld.ipynb #76341bb3
+def answer_row(
+    script: Script,
+    vid: str,        # the video's name
+    qid: int,
+    sentence: str,
+    events: list[Event],   # that answer it
+    ratings: list,         # three for each of their clips
+) -> dict:           # a row with QVHighlights' keys
+    "The annotation of a query."
+    return dict(qid=qid, query=sentence, duration=script.clips * CLIP_SECONDS, vid=vid,
+                relevant_clip_ids=[e.start + k for e in events for k in range(e.clips)], saliency_scores=ratings,
+                relevant_windows=[[e.start * CLIP_SECONDS, (e.start + e.clips) * CLIP_SECONDS] for e in events])
+
+
 def annotate(
     script: Script,
     vid: str,        # the video's name
@@ -231,13 +244,8 @@ def annotate(
     queries: int,    # how many at most
 ) -> list[dict]:   # rows with QVHighlights' keys
     "Annotations of a video."
-    rows = []
-    for k, (sentence, found) in enumerate(ask(script, rng, queries)):
-        clips, ratings = _rate(found, rng)
-        windows = [[e.start * CLIP_SECONDS, (e.start + e.clips) * CLIP_SECONDS] for e in found]
-        rows.append(dict(qid=qid + k, query=sentence, duration=script.clips * CLIP_SECONDS, vid=vid,
-                         relevant_clip_ids=clips, saliency_scores=ratings, relevant_windows=windows))
-    return rows
+    asked = enumerate(ask(script, rng, queries), qid)
+    return [answer_row(script, vid, number, sentence, found, _rate(found, rng)) for number, (sentence, found) in asked]
 
 # %% ../../nbs/data/13_toyworld.ipynb #aeecb6c6
 _EDITION = 1                                           # to be raised when scripts, drawing or features change
@@ -309,20 +317,6 @@ def begin_world(folder, settings, vids):
         shutil.rmtree(folder / DataConfig.store, ignore_errors=True)
     write_json(marker, settings)
 
-# %% ../../nbs/data/13_toyworld.ipynb #5d1f7c02
-def draw_videos(
-    folder: Path,    # of the world
-    videos: list,    # (name, script, annotations) each
-    progress: bool,  # count on standard error
-):
-    "Draw and encode what is not there yet."
-    encoder = BuiltinEncoder()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        made = [pool.submit(_make_video, folder, encoder, *video) for video in videos]
-        try:
-            for each in counted(made, "drawing and encoding videos", progress): each.result()
-        finally: pool.shutdown(cancel_futures=True)     # where one failed, the rest need not begin
-
 # %% ../../nbs/data/13_toyworld.ipynb #30a5915f
 def make_toyworld(
     folder: str | Path,      # where to make it
@@ -331,18 +325,24 @@ def make_toyworld(
     queries: int = 6,        # per video, at most
     seed: int = 2018,
     progress: bool = True,   # count on standard error
+    write: Callable = script_of,   # of (split, number, seed, queries): name, script and annotations of a video
+    edition: int | str = _EDITION, # of what `write` writes
 ) -> Path:                   # the data set's YAML file
     "Draw videos, encode them and write annotations, features and the data set's YAML file."
-    folder, counts = Path(folder), dict(train=train_videos, val=val_videos)
+    folder, encoder, counts = Path(folder), BuiltinEncoder(), dict(train=train_videos, val=val_videos)
     if min(counts.values()) < 1:
         raise InputError("a toy world needs at least one video for training and one for validation")
-    plan = {split: [script_of(split, i, seed, queries) for i in range(n)] for split, n in counts.items()}
+    plan = {split: [write(split, i, seed, queries) for i in range(n)] for split, n in counts.items()}
     videos = [video for part in plan.values() for video in part]
-    settings = dict(edition=_EDITION, seed=seed, train_videos=train_videos, val_videos=val_videos, queries=queries)
+    settings = dict(edition=edition, seed=seed, train_videos=train_videos, val_videos=val_videos, queries=queries)
     begin_world(folder, settings, [vid for vid, _, _ in videos])
-    draw_videos(folder, videos, progress)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [pool.submit(_make_video, folder, encoder, *video) for video in videos]
+        try:
+            for each in counted(made, "drawing and encoding videos", progress): each.result()
+        finally: pool.shutdown(cancel_futures=True)     # where one failed, the rest need not begin
     for split, part in plan.items():
         write_jsonl(folder / "annotations" / f"{split}.jsonl", [row for _, _, rows in part for row in rows])
-    facts = dict(seed=seed, clip_seconds=CLIP_SECONDS, video_dim=BuiltinEncoder.video_dim, text_dim=BuiltinEncoder.text_dim)
+    facts = dict(seed=seed, clip_seconds=CLIP_SECONDS, video_dim=encoder.video_dim, text_dim=encoder.text_dim)
     write_text(folder / "toyworld.yaml", _YAML.format(**facts))
     return folder / "toyworld.yaml"
