@@ -20,13 +20,13 @@ from .toyworld import (
     COLOURS, MOTIONS, SHAPES, Event, Script, answer_row, arrange, begin_world, prominence)
 from ..files import atomic_path, check_folder_is, write_json, write_jsonl, write_text
 
-# %% ../../nbs/data/16_laboratory.ipynb #d4ad2441
+# %% ../../nbs/data/16_laboratory.ipynb #ab3b93dd
 _NAMES = (COLOURS, SHAPES, MOTIONS)
 
 
 def _alike(rng, number):
     "(colour, shape, motion) of a video's events, of a few words."
-    few = [rng.permutation(list(names))[:most] for names, most in zip(_NAMES, (rng.integers(2, 4), 2, 2))]
+    few = [rng.permutation(list(names))[:most] for names, most in zip(_NAMES, (3, 3, 2))]
     return [[str(rng.choice(names)) for names in few] for _ in range(number)]
 
 
@@ -223,7 +223,7 @@ def _save_arrays(folder, arrays, digest):
             np.save(made / f"{name}.npy", array)
             digest.update(array.tobytes())
 
-# %% ../../nbs/data/16_laboratory.ipynb #c012704b
+# %% ../../nbs/data/16_laboratory.ipynb #7e670de7
 def make_laboratory(
     folder: str | Path,         # where to make it
     train_videos: int = 600,
@@ -233,16 +233,16 @@ def make_laboratory(
     progress: bool = True,      # count on standard error
 ) -> Path:                      # the data set's YAML file
     "Write annotations and features of scenes, floors, parts of the training split and the data set's YAML file."
-    folder, digest, counts = Path(folder), hashlib.sha256(), dict(train_videos=train_videos, val_videos=val_videos)
+    folder, digest = Path(folder), hashlib.sha256()
     plan = [("train", i) for i in range(train_videos)] + [("val", i) for i in range(val_videos)]
     scenes = [scene_of(split, i, seed) for split, i in counted(plan, "writing scenes", progress)]
-    parts = dict(train=scenes[:train_videos], val=scenes[train_videos:])
-    splits = {split: [row for _, _, rows in part for row in rows] for split, part in parts.items()}
+    rows_of = lambda part: [row for _, _, rows in part for row in rows]
+    splits = dict(train=rows_of(scenes[:train_videos]), val=rows_of(scenes[train_videos:]))
     splits |= floor_rows(splits["val"], seed)
     texts = {f"qid{row['qid']}": encode_sentence(row["query"], common) for rows in splits.values() for row in rows}
     clips = {vid: encode_scene(script, _stream(seed, rows[0]["qid"], 1)) for vid, script, rows in scenes}
     splits |= {f"train_{n}": part for n in 250 * 2 ** np.arange(20) if (part := splits["train"][:n]) != splits["train"]}
-    settings = dict(edition=EDITION, seed=seed, **counts, common=common)
+    settings = dict(edition=EDITION, seed=seed, train_videos=train_videos, val_videos=val_videos, common=common)
     begin_world(folder, settings, list(clips))
     for split, rows in splits.items(): write_jsonl(folder / "annotations" / f"{split}.jsonl", rows)
     digest.update(json.dumps(splits).encode())
