@@ -148,7 +148,7 @@ def scene_of(
             if two[1:]: rows[-1]["pair"] = first
     return vid, script, rows[:queries]
 
-# %% ../../nbs/data/16_laboratory.ipynb #601164ca
+# %% ../../nbs/data/16_laboratory.ipynb #008082d6
 COMMON, _SPACE, _WIDTH = 0.1875, 64, 128
 
 
@@ -158,6 +158,7 @@ def _draw(rng, *shape, scale=0.125): return np.round(64 * rng.normal(0, scale, s
 _FIXED = _stream(16)      # the two encoders are the same in every world
 _COUNTING = (*_ORDINALS, *_ORDERS, *chain(*_NAMES))
 _WORDS = {word: _draw(_FIXED, _SPACE) for word in ("a", "the", "thing", "just", "travel", "around", *_COUNTING)}
+for word in (*_ORDINALS, *_ORDERS): _WORDS[word] *= 2      # so that the words after them show it
 _SHARED, _OWN = _draw(_FIXED, 2, _SPACE, _WIDTH)
 _OFFSET, _TURN = _draw(_FIXED, _WIDTH), _FIXED.permutation(_SPACE)
 
