@@ -101,7 +101,7 @@ def test_recipes_name_known_contracts(root, monkeypatch):
     for name in ("VIDEOLIGHTS_DATA", "VIDEOLIGHTS_REALDATA"): monkeypatch.setenv(name, "/data")
     widths = {p.stem: (d.video_dim, d.text_dim) for p in (root / "recipes/data").glob("*.yaml") for d in [DataConfig.load(p)]}
     assert widths.items() >= dict(qvhighlights=(2816, 512), qvhighlights_b=(3584, 1280), charades_sta=(2816, 512), tvsum=(2048, 512),
-                                  charades_clip=(512, 812)).items()
+                                  charades_clip=(512, 812), laboratory=(128, 128)).items()
 
 
 # --- small files --------------------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ __all__ = ['EXTRAS', 'app', 'Count', 'Counts', 'Few', 'Fews', 'BatchSize', 'Whol
            'Points', 'Many', 'File', 'Protocol', 'Precision', 'data_app', 'chain', 'disk_is_full', 'explain', 'verb',
            'document', 'data_check', 'data_pack', 'size_mib', 'toyworld_command', 'parse_weights', 'EngineOptions',
            'WorkOptions', 'extract_command', 'synthesize_command', 'parse_changes', 'train_command', 'ablate_command',
-           'tune_command', 'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored', 'evaluate_command',
-           'convert_command', 'export_command', 'validation_split', 'training_split', 'metrics_of', 'benchmark_command',
-           'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command', 'serve_command', 'report_command',
-           'explore_command', 'demo_config', 'DemoSteps', 'demo_folder', 'demo_command', 'farewell', 'named_paths',
-           'leads_to', 'protect_inputs', 'main', 'resume_command']
+           'tune_command', 'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored', 'floor_table',
+           'evaluate_command', 'convert_command', 'export_command', 'validation_split', 'training_split', 'metrics_of',
+           'benchmark_command', 'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command',
+           'serve_command', 'report_command', 'explore_command', 'demo_config', 'DemoSteps', 'demo_folder',
+           'demo_command', 'farewell', 'named_paths', 'leads_to', 'protect_inputs', 'main', 'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import errno
@@ -208,17 +208,25 @@ def size_mib(folder):
 def toyworld_command(
     folder: Path,  # folder to make
     /, *,
-    train_videos: Count = 120,  # videos to learn from
-    val_videos: Count = 40,  # videos to score on
+    preset: Literal["plain", "hard"] = "plain",  # hard: every word of a query counts; straight to features
+    train_videos: Count | None = None,  # videos to learn from (default: 120; 600 that are not drawn)
+    val_videos: Count | None = None,  # videos to score on (default: 40; 100 that are not drawn)
     seed: Whole = 2018,  # another seed is another world
+    render: bool = False,  # draw the videos of the hard preset, and encode them as the plain one
 ):
     """Render short videos of moving shapes with queries, labels and features.
 
     examples:
       videolights toyworld toy
       videolights toyworld tiny --train-videos 8 --val-videos 2
+      videolights toyworld laboratory --preset hard
     """
-    data = vl.make_toyworld(folder, train_videos, val_videos, seed=seed)
+    from videolights.data.laboratory import EDITION, make_laboratory, scene_of
+    counts: Any = {key: n for key, n in dict(train_videos=train_videos, val_videos=val_videos).items() if n}
+    if preset == "hard" and not render: data = make_laboratory(folder, **counts, seed=seed)
+    else:
+        drawn: Any = dict(write=scene_of, edition=EDITION, queries=8) if preset == "hard" else {}
+        data = vl.make_toyworld(folder, **counts, seed=seed, **drawn)
     print(f"data set: {data}\nnext:     videolights data check {data}")
 
 # %% ../nbs/90_cli.ipynb #c030b125
@@ -590,6 +598,29 @@ def read_scored(predictions, truth, protocol, clip_seconds) -> Answers:
                          "(or give a run folder)")
     return Answers(read_jsonl(predictions), read_annotations(truth, protocol), protocol, clip_seconds)
 
+# %% ../nbs/90_cli.ipynb #e5a1c8d2
+def floor_table(
+    run,               # a run folder
+    answers: Answers,  # of it
+) -> str:
+    "Figures of a run and of what knows less."
+    from videolights.evaluation import reports
+    from videolights.training.loop import open_split
+    config = Config.load(Path(run) / "config.json")
+    changed, known = dict(bag="words shuffled", masked="a word left out"), DataConfig.load(config.data).splits
+    window = reports.best_window(open_split(config, config.train.train_split).annotations)
+    found = {"this run": answers, "wrong videos": predict_run(run, answers.split, shuffled=True)}
+    found |= {name: predict_run(run, f"{answers.split}_{end}") for end, name in changed.items()
+              if f"{answers.split}_{end}" in known}
+    found["best window"] = answers._replace(predictions=reports.fixed_answers(window, answers.truth))
+    rows = []
+    for name, given in found.items():
+        means = {row["slice"]: row for row in reports.slices(*given[:4])}
+        rows.append({"": name} | {key: means["all"][score] for key, score in
+                                  (("R1@0.5", "R1@0.5"), ("R1@0.7", "R1@0.7"), ("mIoU", "iou"))})
+        rows[-1] |= {key[5:]: row["iou"] for key, row in means.items() if key.startswith("kind ")}
+    return reports.slice_table(rows)
+
 # %% ../nbs/90_cli.ipynb #eb051043
 @verb("evaluate", "Training")
 def evaluate_command(
@@ -600,7 +631,8 @@ def evaluate_command(
     clip_seconds: ClipSeconds = 2.0,  # length of a clip, for a file of predictions
     split: str = "",  # split to predict with a run (else the one it was evaluated on) or a bundle (else val)
     shuffle_text: bool = False,  # deal the queries to the wrong videos: a floor for a run's figures
-    slices: bool = False,  # also by window length, position and query length: where does it fail?
+    slices: bool = False,  # also by window length, position, query length and kind: where does it fail?
+    floors: bool = False,  # of a run also what needs no video, no query, or not all of its words
     per_query: File = None,  # write the numbers of every query to this CSV file
     out: File = None,  # write all metrics to this JSON file
 ):
@@ -609,6 +641,7 @@ def evaluate_command(
     examples:
       videolights evaluate runs/qvhighlights --split val --out metrics.json
       videolights evaluate runs/qvhighlights --shuffle-text
+      videolights evaluate runs/laboratory --floors
       videolights evaluate runs/qvhighlights --slices --per-query queries.csv
       videolights evaluate exported/qvhighlights recipes/data/qvhighlights.yaml
       videolights evaluate predictions.jsonl highlight_val_release.jsonl \\
@@ -632,6 +665,7 @@ def evaluate_command(
     result |= reports.intervals(result["brief"], rows)
     print(reports.table(result))
     if slices: print("\n" + reports.slice_table(reports.slices(*given)))
+    if floors: print("\n" + floor_table(source, answers))
     if per_query:
         write_csv(per_query, rows)
         print(f"written to {per_query}: a row per query")

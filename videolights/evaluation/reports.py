@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BRIEF', 'SLICES', 'HEADLINES', 'align', 'read_windows', 'count_outside', 'read_moments', 'read_scores',
            'read_ratings', 'moment_rules', 'brief_moments', 'check_metrics', 'read_votes', 'evaluate', 'per_query_rows',
-           'per_query', 'intervals', 'describe_query', 'slices', 'table', 'slice_table']
+           'per_query', 'intervals', 'describe_query', 'slices', 'best_window', 'fixed_answers', 'table', 'slice_table']
 
 # %% ../../nbs/evaluation/44_reports.ipynb #1d721272
 import math
@@ -390,15 +390,37 @@ def slices(
     protocol="qvhighlights",
     clip_seconds=2.0,
 ):              # dictionaries: slice, queries, and the mean of each column of `per_query` in percent
-    "Means over queries that ask for similar things."
+    "Means over queries that ask for similar things, and over those of each `kind` where the annotations have kinds."
     rows = per_query(predictions, ground_truth, protocol, clip_seconds)
-    asked = [describe_query(row) for row in ground_truth]
+    asked, kinds = [describe_query(row) for row in ground_truth], [row.get("kind") for row in ground_truth]
+    members = {name: [above < numbers[attribute] <= end for numbers in asked]
+               for name, (attribute, above, end) in SLICES.items()}
+    members |= {f"kind {kind}": [kind == own for own in kinds] for kind in sorted({*kinds} - {None})}
     scores, found = [name for name in rows[0] if name not in ("qid", "query", "vid", "length", "domain")], []
-    for name, (attribute, above, end) in SLICES.items():
-        group = [row for row, numbers in zip(rows, asked) if above < numbers[attribute] <= end]
+    for name, chosen in members.items():
+        group = [row for row, own in zip(rows, chosen) if own]
         means = {score: percent([row[score] for row in group if row[score] is not None]) for score in scores}
         if group: found.append(dict(slice=name, queries=len(group)) | means)
     return found
+
+# %% ../../nbs/evaluation/44_reports.ipynb #b3d9f20a
+def best_window(
+    rows,   # annotation rows with `duration`
+):          # start and end as shares of the video
+    "The window with the highest mean IoU, were it given for every query."
+    edges = np.linspace(0, 1, 21)
+    grid = np.array([(start, end) for start in edges for end in edges if start < end])
+    truth = [np.array(row["relevant_windows"]) / row["duration"] for row in rows if row.get("relevant_windows")]
+    return tuple(grid[np.argmax(sum(temporal_iou(grid[:, None], windows).max(1) for windows in truth))].tolist())
+
+
+def fixed_answers(
+    window,  # start and end as shares of the video
+    rows,    # annotation rows with `duration`
+):           # prediction rows without saliency
+    "The same window for every query."
+    return [{key: row[key] for key in ("qid", "query", "vid")} |
+            dict(pred_relevant_windows=[[share * row["duration"] for share in window] + [1.0]]) for row in rows]
 
 # %% ../../nbs/evaluation/44_reports.ipynb #4e8552c4
 HEADLINES = {
@@ -432,4 +454,4 @@ def slice_table(
 ):         # lines of text
     "Slices below each other, their scores side by side."
     lines = [["", *list(rows[0])[1:]], *(map(_shown, row.values()) for row in rows)]
-    return "\n".join(f"{name:18}" + "".join(f"{value:>9}" for value in values) for name, *values in lines)
+    return "\n".join(f"{name:18}" + "".join(f"{value:>10}" for value in values) for name, *values in lines)
