@@ -33,9 +33,8 @@ def _alike(rng, number):
 def write_scene(
     rng: np.random.Generator,
 ) -> Script:
-    "Draw a random script of eight to twelve events."
-    number = rng.integers(8, 13)
-    return arrange(rng.integers(3, 7 - number // 10, number), int(rng.integers(2, 7)), _alike, rng)
+    "Draw a random script of seven to nine events."
+    return arrange(rng.integers(3, 6, rng.integers(7, 10)), int(rng.integers(1, 4)), _alike, rng)
 
 # %% ../../nbs/data/16_laboratory.ipynb #de53a9c2
 _ORDINALS, _ORDERS = ("first", "second"), ("before", "after")
@@ -149,7 +148,7 @@ def scene_of(
     return vid, script, rows[:queries]
 
 # %% ../../nbs/data/16_laboratory.ipynb #008082d6
-COMMON, _SPACE, _WIDTH = 0.1875, 64, 128
+COMMON, _SPACE, _WIDTH = 0.28125, 64, 128
 
 
 def _draw(rng, *shape, scale=0.125): return np.round(64 * rng.normal(0, scale, shape)) / 64   # few bits: exact sums
@@ -182,9 +181,11 @@ def encode_scene(
     here, drift, own = _draw(rng, 3, _SPACE)
     share = np.arange(script.clips)[:, None] / script.clips
     space = here + np.round(64 * share * drift) / 64 + own
-    for e in script.events:
-        shown = (0.5 + rate_clips(e)[:, None] / 8) * (_WORDS[e.colour] + _WORDS[e.shape] + _WORDS[e.motion])
-        space[e.start:e.start + e.clips] += shown
+    looks = [_WORDS[e.colour] + _WORDS[e.shape] + _WORDS[e.motion] for e in script.events]
+    before, after = [0 * looks[0], *looks], [*looks[1:], 0 * looks[0]]
+    for e, look, last, following in zip(script.events, looks, before, after):
+        around = (last[_TURN] + following[_TURN[_TURN]]) / 2
+        space[e.start:e.start + e.clips] += (0.5 + rate_clips(e)[:, None] / 8) * look + around
     return (space @ _SHARED + _draw(rng, script.clips, _WIDTH, scale=noise)).astype(np.float16)
 
 # %% ../../nbs/data/16_laboratory.ipynb #2043c9ac
