@@ -435,6 +435,7 @@ class TrainConfig:
     batch_size: int = in_range(32, 1, 65536)       # items
     lr: float = in_range(1e-4, 1e-12, 100)         # AdamW's learning rate
     weight_decay: float = in_range(1e-4, 0, 100)   # AdamW's
+    beta2: float = in_range(0.999, 0, 0.999999)    # AdamW's memory of squared gradients; 0.95 for a few hundred steps
     clip_norm: float = in_range(0.1, 1e-9, 1e9)    # largest norm of the gradient
     schedule: str = _choice("constant", "step", "cosine")   # of lr; × 0.1 at drop_epoch, or to zero at the end
     drop_epoch: int = in_range(400, 0, 100_000)    # for "step"

@@ -121,7 +121,8 @@ def rate_clips(
     return np.ceil(4 * mean / mean.max()).astype(int)
 
 # %% ../../nbs/data/16_laboratory.ipynb #80818b77
-EDITION = "hard 1"        # to be raised when scenes, queries or features change
+EDITION = "hard 2"        # to be raised when scenes, queries or features change
+_MOST = dict(attribute=3, order=2, ordinal=2, several=2)
 _QIDS = {"train": 0, "val": 10**7, "val_bag": 2 * 10**7, "val_masked": 3 * 10**7}
 
 
@@ -132,19 +133,20 @@ def scene_of(
     split: str,        # "train" or "val"
     number: int,       # of the video
     seed: int,
-    queries: int = 8,  # at most
+    queries: int = 9,  # at most
 ) -> tuple[str, Script, list[dict]]:   # name of the video, its script, its annotations with `kind` and `pair`
-    "What a seed, a split and a number determine: at most two queries of a kind."
+    "What a seed, a split and a number determine: so many queries of each kind at most, a minimal pair first."
     vid, rng, asked, rows = f"toy_{split}_{number:05}", _stream(seed, _QIDS[split], number), {"order": []}, []
     while not minimal_pairs(asked["order"]): asked = askable(script := write_scene(rng))
     for kind, found in asked.items():
         found = [found[i] for i in rng.permutation(len(found))]
-        two, first = (minimal_pairs(found) or [found[:1]])[0], _QIDS[split] + 100 * number + len(rows)
-        for qid, (sentence, bits) in enumerate(two, first):
+        pair, first = next(iter(minimal_pairs(found)), ()), _QIDS[split] + 100 * number + len(rows)
+        chosen = [*pair, *(each for each in found if each not in pair)][:_MOST[kind]]
+        for qid, (sentence, bits) in enumerate(chosen, first):
             events = [e for i, e in enumerate(script.events) if bits >> i & 1]
             ratings = [[int(r)] * 3 for e in events for r in rate_clips(e)]
             rows.append(answer_row(script, vid, qid, sentence, events, ratings) | dict(kind=kind))
-            if two[1:]: rows[-1]["pair"] = first
+            if qid < first + len(pair): rows[-1]["pair"] = first
     return vid, script, rows[:queries]
 
 # %% ../../nbs/data/16_laboratory.ipynb #008082d6
@@ -160,15 +162,18 @@ _WORDS = {word: _draw(_FIXED, _SPACE) for word in ("a", "the", "thing", "just", 
 for word in (*_ORDINALS, *_ORDERS): _WORDS[word] *= 2      # so that the words after them show it
 _SHARED, _OWN = _draw(_FIXED, 2, _SPACE, _WIDTH)
 _OFFSET, _TURN = _draw(_FIXED, _WIDTH), _FIXED.permutation(_SPACE)
+_BESIDE = {word: _FIXED.permutation(_SPACE) for word in _ORDERS}     # where what is before or after an event stands
 
 
 def encode_sentence(
     sentence: str,
     common: float = COMMON,   # share of the clips' map in the words' one, 0..1
 ) -> np.ndarray:              # (words, 128) half precision
-    "Features of a sentence's words, each with its past."
-    states = [np.zeros(_SPACE)]
-    for word in sentence.split(): states.append(_WORDS[word.removesuffix("s")] + 0.625 * states[-1][_TURN])
+    "Features of a sentence's words, each with its past, those behind *before* or *after* in a place of their own."
+    states, place = [np.zeros(_SPACE)], np.arange(_SPACE)
+    for word in sentence.split():
+        states.append(_WORDS[word.removesuffix("s")][place] + states[-1][_TURN] / 2)
+        place = _BESIDE.get(word, place)
     return (np.stack(states[1:]) @ (np.round(64 * common * _SHARED) / 64 + _OWN) + _OFFSET).astype(np.float16)
 
 # %% ../../nbs/data/16_laboratory.ipynb #e847423c
@@ -184,7 +189,7 @@ def encode_scene(
     looks = [_WORDS[e.colour] + _WORDS[e.shape] + _WORDS[e.motion] for e in script.events]
     before, after = [0 * looks[0], *looks], [*looks[1:], 0 * looks[0]]
     for e, look, last, following in zip(script.events, looks, before, after):
-        around = (last[_TURN] + following[_TURN[_TURN]]) / 2
+        around = (last[_BESIDE["after"]] + following[_BESIDE["before"]]) / 2
         space[e.start:e.start + e.clips] += (0.5 + rate_clips(e)[:, None] / 8) * look + around
     return (space @ _SHARED + _draw(rng, script.clips, _WIDTH, scale=noise)).astype(np.float16)
 

@@ -208,7 +208,8 @@ class Run:
     def _build_model(self):
         t = self.config.train
         self.model, self.started = start_model(self.config.model, t.start, self.data)
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=t.lr, weight_decay=t.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(self.model.parameters(), t.lr, (0.9, t.beta2), weight_decay=t.weight_decay,
+                                      fused=True)
         trainee = Trainee(self.model, Objective(self.config.loss))
         self.trainee, self.optimizer = self.accelerator.prepare(trainee, optimizer)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(t.ema)) if t.ema else None
