@@ -247,6 +247,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'videolights/data/laboratory.py'),
                                              'videolights.data.laboratory.askable': ( 'data/laboratory.html#askable',
                                                                                       'videolights/data/laboratory.py'),
+                                             'videolights.data.laboratory.captions': ( 'data/laboratory.html#captions',
+                                                                                       'videolights/data/laboratory.py'),
                                              'videolights.data.laboratory.counting_answer': ( 'data/laboratory.html#counting_answer',
                                                                                               'videolights/data/laboratory.py'),
                                              'videolights.data.laboratory.encode_scene': ( 'data/laboratory.html#encode_scene',

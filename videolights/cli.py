@@ -1068,7 +1068,7 @@ def demo_config(
     narrow = dict(dim=64, feedforward=128, kernel=1, dropout=0.0, input_dropout=0.0)
     return Config(data=str(data.resolve()), model=ModelConfig.preset("toyworld", **narrow),
                   loss=LossConfig(span=20.0, giou=8.0, label=12.0, match_label=6.0, saliency=3.0, align=2.0),
-                  train=TrainConfig(epochs=20, lr=2e-3, schedule="cosine", warmup_epochs=0.5, eval_every=2))
+                  train=TrainConfig(epochs=20, lr=2e-3, beta2=0.95, schedule="cosine", warmup_epochs=0.5, eval_every=2))
 
 # %% ../nbs/90_cli.ipynb #0be30432
 class DemoSteps:

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['EDITION', 'COMMON', 'write_scene', 'event_bits', 'answer', 'counting_answer', 'say', 'askable', 'minimal_pairs',
-           'rate_clips', 'scene_of', 'encode_sentence', 'encode_scene', 'floor_rows', 'make_laboratory']
+           'rate_clips', 'scene_of', 'encode_sentence', 'encode_scene', 'floor_rows', 'captions', 'make_laboratory']
 
 # %% ../../nbs/data/16_laboratory.ipynb #f2de06e2
 import hashlib
 import json
 from collections import defaultdict
-from itertools import chain, combinations, product
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain, combinations, count, product
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +125,7 @@ def rate_clips(
 # %% ../../nbs/data/16_laboratory.ipynb #80818b77
 EDITION = "hard 2"        # to be raised when scenes, queries or features change
 _MOST = dict(attribute=3, order=2, ordinal=2, several=2)
-_QIDS = {"train": 0, "val": 10**7, "val_bag": 2 * 10**7, "val_masked": 3 * 10**7}
+_QIDS = {"train": 0, "val": 10**7, "val_bag": 2 * 10**7, "val_masked": 3 * 10**7, "captions": 4 * 10**7}
 
 
 def _stream(*key): return np.random.Generator(np.random.PCG64(key))
@@ -208,6 +210,23 @@ def floor_rows(
             found[split].append({**row, "qid": row["qid"] + _QIDS[split] - _QIDS["val"], "query": " ".join(kept)})
     return found
 
+# %% ../../nbs/data/16_laboratory.ipynb #36bb276a
+def captions(
+    script: Script,
+    vid: str,        # the video's name
+    qid: int,        # number of its first caption
+    rng: np.random.Generator,
+    errors: float,   # share of mistaken words, 0..1
+) -> Iterator[dict]: # annotations of ten seconds each
+    "What a captioner would say of a video, interval by interval."
+    shown = {e.start + k: (e, int(r)) for e in script.events for k, r in enumerate(rate_clips(e))}
+    for start in range(0, script.clips - 4, 5):
+        clips = [shown.get(start + k, (None, 0)) for k in range(5)]
+        if not (event := clips[2][0]): continue
+        said = [str(rng.choice([*names])) if rng.random() < errors else word for word, names in zip(event.kind, _NAMES)]
+        ratings, moment = [[r * (e == event)] * 3 for e, r in clips], replace(event, start=start, clips=5)
+        yield answer_row(script, vid, qid + start, say((*said, "", "", "")), [moment], ratings)
+
 # %% ../../nbs/data/16_laboratory.ipynb #6d487558
 _YAML = """\
 # Made by `videolights toyworld --preset hard`: {settings}
@@ -237,6 +256,7 @@ def make_laboratory(
     val_videos: int = 100,
     seed: int = 2018,
     common: float = COMMON,     # share of the clips' space that words have in common, 0..1
+    errors: float = 0.2,        # share of mistaken words in `captions`, 0..1
     progress: bool = True,      # count on standard error
 ) -> Path:                      # the data set's YAML file
     "Write annotations and features of scenes, floors, parts of the training split and the data set's YAML file."
@@ -246,10 +266,13 @@ def make_laboratory(
     rows_of = lambda part: [row for _, _, rows in part for row in rows]
     splits = dict(train=rows_of(scenes[:train_videos]), val=rows_of(scenes[train_videos:]))
     splits |= floor_rows(splits["val"], seed)
+    splits["captions"] = [row for first, (vid, script, _) in zip(count(_QIDS["captions"], 100), scenes[:train_videos])
+                          for row in captions(script, vid, first, _stream(seed, first), errors)]
     texts = {f"qid{row['qid']}": encode_sentence(row["query"], common) for rows in splits.values() for row in rows}
     clips = {vid: encode_scene(script, _stream(seed, rows[0]["qid"], 1)) for vid, script, rows in scenes}
     splits |= {f"train_{n}": part for n in 250 * 2 ** np.arange(20) if (part := splits["train"][:n]) != splits["train"]}
-    settings = dict(edition=EDITION, seed=seed, train_videos=train_videos, val_videos=val_videos, common=common)
+    settings = dict(edition=EDITION, seed=seed, train_videos=train_videos, val_videos=val_videos, common=common,
+                    errors=errors)
     begin_world(folder, settings, list(clips))
     for split, rows in splits.items(): write_jsonl(folder / "annotations" / f"{split}.jsonl", rows)
     digest.update(json.dumps(splits).encode())
