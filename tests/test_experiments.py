@@ -191,13 +191,16 @@ def test_shipped_grids(root, monkeypatch):
     "Every grid of the repository can be run as it is; the small ones speak of charades_clip; published figures stay apart."
     for name in ("VIDEOLIGHTS_DATA", "VIDEOLIGHTS_REALDATA"): monkeypatch.setenv(name, "/data")
     paths = sorted((root / "recipes/tables").glob("*.yaml"))
-    assert {p.stem for p in paths} == {"charades_clip", "laboratory-curve", "released-small", "quality-small", "settings-small", "fig7", "fig7-small", *(f"table{n}" for n in range(2, 9)), *(f"table{n}-small" for n in (5, 6, 7))}
+    assert {p.stem for p in paths} == {"charades_clip", "laboratory-curve", *(f"laboratory-table{n}" for n in (5, 6, 7)), "released-small", "quality-small", "settings-small", "fig7", "fig7-small", *(f"table{n}" for n in range(2, 9)), *(f"table{n}-small" for n in (5, 6, 7))}
     grids, readme = {p.stem: Grid.load(p) for p in paths}, (root / "recipes/README.md").read_text()
     for name, grid in grids.items():
         assert f"{name}.yaml" in readme
         for *_, config in grid.runs().values():
             assert (root / "recipes/data" / config.data.rsplit("/", 1)[1]).exists()
             if name.endswith("-small"): assert (config.model.dim, config.train.epochs) == (64, 8) and config.data.endswith("charades_clip.yaml")
+    shared = grids["laboratory-table5"].runs().keys() & grids["laboratory-table6"].runs().keys()
+    assert len(shared) == 5 and all(name.startswith("all-") for name in shared)                      # with one --out they are trained once
+    assert grids["laboratory-table5"].config("all", 2018) == Config.load(root / "recipes/laboratory.yaml")
     everything = grids["table5-small"].config("all", 2018)
     assert everything == Config.load(root / "recipes/charades_clip.yaml")                            # all parts together are the recipe
     assert {len(v) for v in grids["table2"].paper["rows"].values()} == {7} and len(grids["table2"].paper["rows"]) == 9
