@@ -384,19 +384,19 @@ def tabulate(
 
 # %% ../../nbs/training/49_grids.ipynb #e58e7de4
 def _mean_and_spread(values):
-    "Mean and standard deviation over seeds, 0 for a single one."
-    return pd.Series(values).agg(["mean", "std"]).fillna(0)
+    "Mean and standard deviation over seeds; a single one has no deviation."
+    return pd.Series(values).agg(["mean", "std"]).dropna()
 
 
-def _shown(table, plain, best, missing):
+def _shown(table, best, plus, missing):
     "Means and spreads as text, rows by metrics."
     shown = {}
     for metric in table["metrics"]:
         values = {row: r["values"].get(metric) for row, r in table["rows"].items()}
         found = {row: _mean_and_spread(each) for row, each in values.items() if each}
-        top = max((mean for mean, _ in found.values()), default=None)
-        shown[metric] = {row: (best if mean == top else plain).format(mean, spread)
-                         for row, (mean, spread) in found.items()}
+        top = max((mean for mean, *_ in found.values()), default=None)
+        shown[metric] = {row: plus.join([(best if mean == top else "{}").format(f"{mean:.1f}"),
+                                         *(f"{s:.1f}" for s in spread)]) for row, (mean, *spread) in found.items()}
     return pd.DataFrame(shown, list(table["rows"]), dtype=object).fillna(missing)
 
 
@@ -428,7 +428,7 @@ def _difference_lines(table):
 def to_markdown(table: dict) -> str:
     "The table as Markdown."
     lines = [table["title"], ""] if table.get("title") else []
-    shown = _shown(table, "{:.1f} ± {:.1f}", "**{:.1f} ± {:.1f}**", "-")
+    shown = _shown(table, "**{}**", " ± ", "-")
     lines += markdown_lines(shown.assign(seeds=[len(r["seeds"]) for r in table["rows"].values()]))
     lines += _difference_lines(table)
     lines += section("Failed:", [f"- `{name}`: {why}" for name, why in table.get("failed", {}).items()])
@@ -442,7 +442,7 @@ def to_markdown(table: dict) -> str:
 # %% ../../nbs/training/49_grids.ipynb #06f14d93
 def to_latex(table: dict) -> str:
     "The table as a LaTeX tabular."
-    shown = _shown(table, r"${:.1f} \pm {:.1f}$", r"$\mathbf{{{:.1f}}} \pm {:.1f}$", "--")
+    shown = _shown(table, r"\textbf{{{}}}", r" $\pm$ ", "--")
     style = shown.style
     for axis in (0, 1): style.format_index(escape="latex", axis=axis)
     return style.to_latex(hrules=True, column_format="l" + "r" * len(table["metrics"]))
@@ -454,7 +454,7 @@ def to_rows(table: dict) -> list[dict]:
     for name, r in table["rows"].items():
         row: dict = dict(row=name, seeds=len(r["seeds"]))
         for metric, values in r["values"].items():
-            if values: row[metric], row[f"{metric} spread"] = _mean_and_spread(values).round(2)
+            if values: row |= dict(zip((metric, f"{metric} spread"), _mean_and_spread(values).round(2)))
         for part, pair in (r.get("paired") or {}).items():
             found = {f"{part} {key}".strip(): pair.get(key) for key in ("difference", "low", "high", "p", "verdict")}
             row |= {key: value if isinstance(value, str) else round(value, 4)
