@@ -12,7 +12,6 @@ from videolights.training import grids
 from videolights.cli import main
 from videolights.config import Config, InputError
 from videolights.data.laboratory import make_laboratory
-from videolights.data.toyworld import make_toyworld
 from videolights.evaluation.intervals import interval
 from videolights.files import write_json
 from videolights.training.grids import Grid, run_grid, to_latex, to_markdown, to_rows
