@@ -2,19 +2,21 @@
 
     python exported/rebuild.py [--only toyworld] [--precision fp16 int8] [--reuse]
 
-`toyworld` draws its videos and trains as `videolights demo` does; `charades_clip` trains recipes/charades_clip.yaml where the data set lies at
+`toyworld` draws its videos and trains as `videolights demo` does, and makes the example of videolights.data.example, which the notebooks open; `charades_clip` trains recipes/charades_clip.yaml where the data set lies at
 VIDEOLIGHTS_REALDATA, and is passed over where it does not. The best checkpoint of each run, weights that only training uses included, is kept in
 --checkpoints (runs/shipped), and `--reuse` exports it again without training: a new version of the format changes no answer. Where no checkpoint is kept,
 `--reuse` completes the bundle that is shipped, as `videolights export BUNDLE --data DATA.yaml` does. Nothing that is shipped is touched before its successor is complete. Trained weights differ from one make of processor to the next, so the metrics are printed beside those shipped.
 """
 import argparse
+import json
 import os
 import shutil
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / "videolights" / "data" / "example" / "toyworld.npz"
 REALDATA = ROOT.parent / "shared" / "realdata"
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"): os.environ[name] = "1"      # read when torch is imported
 
@@ -67,6 +69,59 @@ def trained(config, work, asked):
     return run / "best"
 
 
+def record(model, item, clip_seconds):
+    "What every stage makes of an item: name -> array."
+    import torch
+    from videolights.data.batches import collate
+    from videolights.evaluation.predictions import foreground, windows_from_spans
+    from videolights.model.attention import watch_attention
+    from videolights.model.videolights import Stage
+    batch = collate([item], clip_seconds)
+    masks = Stage(batch.video_mask, batch.text_mask)
+    with torch.no_grad(), watch_attention(model) as weights:
+        stages = model.trace(*batch.inputs)
+        attention = {f"attention.{name}": w for name, w in weights.items()}
+    with torch.no_grad():
+        position = model.contextualize(stages["refinement"], masks)[2]
+        slots, anchors = model.decoder(*model.sequence(stages["encoder"], position, masks))
+        trained = model.training_outputs(*batch.inputs)
+    output = stages["output"]
+    found = {f"{name}.{side}": getattr(stages[name], side) for name in ("projection", "refinement", "t2v", "fusion", "encoder") for side in ("video", "text")}
+    found |= attention | {"video": batch.video, "text": batch.text, "saliency": output.saliency, "feedback": trained.feedback_saliency}
+    found = {name: x[0].numpy() for name, x in found.items()}
+    found |= {f"decoder.{name}": x[:, 0].numpy() for name, x in dict(slots=slots, anchors=anchors, spans=trained.spans, logits=trained.logits).items()}
+    scores = foreground(found["decoder.logits"][-1])
+    return found | dict(windows=windows_from_spans(found["decoder.spans"][-1], scores, len(item["video"]) * clip_seconds))
+
+
+def write_example(checkpoint, config, path, traced=2):
+    "The example of videolights.data.example: the first two validation videos, a checkpoint, and what it makes of each video's first queries."
+    import numpy as np
+    from safetensors.numpy import load_file
+    from videolights.data.store import Dataset
+    from videolights.data.toyworld import FPS, render, script_of
+    from videolights.features.protocol import split_words
+    from videolights.files import atomic_path
+    from videolights.model.videolights import load
+    model, dataset = load(checkpoint), Dataset(config.data, "val")
+    seconds, arrays, videos = dataset.data.clip_seconds, {f"weights/{name}": x for name, x in load_file(checkpoint / "model.safetensors").items()}, {}
+    for number in range(2):
+        vid, script, _ = script_of("val", number, 2018)
+        rate = int(FPS * seconds)
+        arrays[f"video/{vid}/frames"] = np.stack(list(render(script)))[rate // 2::rate]
+        for item in (dataset[i] for i, row in enumerate(dataset.annotations) if row["vid"] == vid):
+            arrays[f"video/{vid}/features"] = item["video"]
+            rows = videos.setdefault(vid, [])
+            own = {name: np.asarray(item[name]) for name in ("windows", "saliency", "text")}
+            if len(rows) < traced: own |= {f"trace/{name}": x for name, x in record(model, item, seconds).items()}
+            arrays |= {f"query/{item['qid']}/{name}": x for name, x in own.items()}
+            rows.append(dict(qid=item["qid"], query=item["query"], words=split_words(item["query"])))
+    arrays["facts"] = json.dumps(dict(config=asdict(model.config), loss=asdict(config.loss), clip_seconds=seconds, videos=videos))
+    path.parent.mkdir(exist_ok=True)
+    with atomic_path(path) as draft, open(draft, "wb") as file: np.savez_compressed(file, **arrays)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB")
+
+
 def rebuild(name, work, asked):
     "One bundle: train or reuse, export, complete, put it and its checkpoint in place."
     from videolights.config import DataConfig
@@ -89,6 +144,7 @@ def rebuild(name, work, asked):
     for source, target in ((best, kept), (draft, bundle)):
         if source == target: continue
         with atomic_path(target) as copy: shutil.copytree(source, copy)
+    if name == "toyworld" and best.is_dir(): write_example(kept, config, EXAMPLE if asked.out == ROOT / "exported" else asked.out / EXAMPLE.name)
     print(f"\n{bundle}: made; its checkpoint is {kept}" if best.is_dir() else f"\n{bundle}: completed")
     for key, value in read_json(bundle / "contract.json")["metrics"].items(): print(f"  {key:<24}{value!s:>8}   before {shipped.get(key)!s:>8}")
 
