@@ -94,7 +94,7 @@ def record(model, item, clip_seconds):
     return found | dict(windows=windows_from_spans(found["decoder.spans"][-1], scores, len(item["video"]) * clip_seconds))
 
 
-def write_example(checkpoint, config, path, traced=2):
+def write_example(checkpoint, config, path, traced=3):
     "The example of videolights.data.example: the first two validation videos, a checkpoint, and what it makes of each video's first queries."
     import numpy as np
     from safetensors.numpy import load_file
