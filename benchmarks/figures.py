@@ -9,7 +9,6 @@ pairs at the quartiles of the same order.
 """
 import argparse
 import glob
-import json
 from pathlib import Path
 
 import numpy as np
