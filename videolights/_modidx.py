@@ -240,6 +240,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'videolights/data/example.py'),
                                           'videolights.data.example.Query': ('data/example.html#query', 'videolights/data/example.py'),
                                           'videolights.data.example.Video': ('data/example.html#video', 'videolights/data/example.py'),
+                                          'videolights.data.example._under': ('data/example.html#_under', 'videolights/data/example.py'),
                                           'videolights.data.example.example': ('data/example.html#example', 'videolights/data/example.py')},
             'videolights.data.laboratory': { 'videolights.data.laboratory._alike': ( 'data/laboratory.html#_alike',
                                                                                      'videolights/data/laboratory.py'),

@@ -14,6 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 # %% ../../nbs/data/17_example.ipynb #1d1fc952
+def _under(arrays, start):
+    return {name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)}
+
+
 class Query(NamedTuple):
     "A sentence about a video, what is true, and what a model made of it."
     qid: int
@@ -43,22 +47,19 @@ class Example(NamedTuple):
 
     def part(self, name: str) -> dict:
         "The weights of one part of the model, by the names that they have there."
-        return {key.removeprefix(f"{name}."): x for key, x in self.weights.items() if key.startswith(f"{name}.")}
+        return _under(self.weights, f"{name}.")
 
 # %% ../../nbs/data/17_example.ipynb #6d1fe458
 @functools.cache
 def example() -> Example:
     "The example that comes with the package; its arrays are not to be written to."
     with as_file(files("videolights.data") / "example" / "toyworld.npz") as path, np.load(path) as found:
-        arrays = {name: found[name] for name in found.files}
+        arrays = dict(found)
     for array in arrays.values(): array.flags.writeable = False
-    facts = json.loads(str(arrays.pop("facts")))
-    under = lambda start: {name.removeprefix(start): x for name, x in arrays.items() if name.startswith(start)}
-
-    def query(row):
-        own = under(f"query/{row['qid']}/")
-        trace = {name.removeprefix("trace/"): x for name, x in own.items() if name.startswith("trace/")}
-        return Query(row["qid"], row["query"], row["words"], *(own[name] for name in ("windows", "saliency", "text")), trace)
-    videos = [Video(vid, *(arrays[f"video/{vid}/{name}"] for name in ("frames", "features")), [*map(query, rows)])
-              for vid, rows in facts["videos"].items()]
-    return Example(facts["config"], facts["loss"], facts["clip_seconds"], under("weights/"), videos)
+    facts, videos = json.loads(str(arrays.pop("facts"))), []
+    for vid, rows in facts.pop("videos").items():
+        own = [_under(arrays, f"query/{row['qid']}/") for row in rows]
+        queries = [Query(**row, windows=x["windows"], saliency=x["saliency"], text=x["text"], trace=_under(x, "trace/"))
+                   for row, x in zip(rows, own)]
+        videos.append(Video(vid, arrays[f"video/{vid}/frames"], arrays[f"video/{vid}/features"], queries))
+    return Example(**facts, weights=_under(arrays, "weights/"), videos=videos)

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
@@ -342,7 +343,7 @@ def make_toyworld(
     settings = dict(edition=edition, seed=seed, train_videos=train_videos, val_videos=val_videos, queries=queries)
     begin_world(folder, settings, [vid for vid, _, _ in videos])
     workers = Parallel(min(cpu_count(), 1 + len(videos) // 8), return_as="generator_unordered")
-    made = workers(delayed(_make_video)(folder, encoder, *video) for video in videos)
+    made: Any = workers(delayed(_make_video)(folder, encoder, *video) for video in videos)
     for _ in counted(videos, "drawing and encoding videos", progress): next(made)
     for split, part in plan.items():
         write_jsonl(folder / "annotations" / f"{split}.jsonl", [row for _, _, rows in part for row in rows])
