@@ -8,14 +8,14 @@ __all__ = ['CLIP_SECONDS', 'FPS', 'HEIGHT', 'WIDTH', 'COLOURS', 'SHAPES', 'MOTIO
            'make_toyworld']
 
 # %% ../../nbs/data/13_toyworld.ipynb #e374a7e3
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from joblib import Parallel, cpu_count, delayed
 
 from ..config import DataConfig, InputError
 from .store import check_store_folder, counted
@@ -342,9 +342,11 @@ def make_toyworld(
     videos = [video for part in plan.values() for video in part]
     settings = dict(edition=edition, seed=seed, train_videos=train_videos, val_videos=val_videos, queries=queries)
     begin_world(folder, settings, [vid for vid, _, _ in videos])
-    workers = Parallel(min(cpu_count(), 1 + len(videos) // 8), return_as="generator_unordered")
-    made: Any = workers(delayed(_make_video)(folder, encoder, *video) for video in videos)
-    for _ in counted(videos, "drawing and encoding videos", progress): next(made)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        made = [pool.submit(_make_video, folder, encoder, *video) for video in videos]
+        try:
+            for each in counted(made, "drawing and encoding videos", progress): each.result()
+        finally: pool.shutdown(cancel_futures=True)     # where one failed, the rest need not begin
     for split, part in plan.items():
         write_jsonl(folder / "annotations" / f"{split}.jsonl", [row for _, _, rows in part for row in rows])
     facts = dict(seed=seed, clip_seconds=CLIP_SECONDS, video_dim=encoder.video_dim, text_dim=encoder.text_dim)

@@ -99,7 +99,8 @@ def check_folder(
     if path.exists():
         if not resume:
             raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")
-        now, before = _settings(config.to_dict()), _settings(read_json(path))
+        new = {"train.beta2": type(config.train)().beta2}      # settings that older runs do not name
+        now, before = _settings(config.to_dict()), new | _settings(read_json(path))
         for name, value in now.items():
             if before.get(name) != value and name != "train.epochs":
                 raise InputError(f"{path}: was started with another {name} ({before.get(name)}); "
