@@ -99,8 +99,7 @@ def check_folder(
     if path.exists():
         if not resume:
             raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")
-        new = {"train.beta2": type(config.train)().beta2}      # settings that older runs do not name
-        now, before = _settings(config.to_dict()), new | _settings(read_json(path))
+        now, before = _settings(config.to_dict()), {"train.beta2": 0.999} | _settings(read_json(path))   # once unnamed
         for name, value in now.items():
             if before.get(name) != value and name != "train.epochs":
                 raise InputError(f"{path}: was started with another {name} ({before.get(name)}); "
