@@ -109,7 +109,7 @@ def main(words=None):
         table[name] = dict(runs=[Path(run).name for run in runs], stages=summary([measured(run, items, data) for run in runs]))
         for stage, found in table[name]["stages"].items():
             c, step = found["contrast"], found["contrast"].get("step")
-            print(f"{name:26}{stage:12}contrast {c['mean']:+.2f} ({c['low']:+.2f} to {c['high']:+.2f})" + (f"  step {step['difference']:+.2f} ({step['low']:+.2f} to {step['high']:+.2f}, {step['verdict']})" if step else ""), flush=True)
+            print(f"{name:32}{stage:12}contrast {c['mean']:+.2f} ({c['low']:+.2f} to {c['high']:+.2f})" + (f"  step {step['difference']:+.2f} ({step['low']:+.2f} to {step['high']:+.2f}, {step['verdict']})" if step else ""), flush=True)
     order, pairs, iou = chosen(next(iter(models.values()))[0], items, data)
     shown = list(dict.fromkeys([*order, *(i for pair in pairs for i in pair)]))
     row = lambda i: dict(qid=items[i]["qid"], vid=items[i]["vid"], query=items[i]["query"], windows=items[i]["row"]["relevant_windows"], saliency=items[i]["saliency"].tolist(), duration=items[i]["duration"], iou=iou[items[i]["qid"]])

@@ -225,7 +225,7 @@ def toyworld_command(
     counts: Any = {key: n for key, n in dict(train_videos=train_videos, val_videos=val_videos).items() if n}
     if preset == "hard" and not render: data = make_laboratory(folder, **counts, seed=seed)
     else:
-        drawn: Any = dict(write=scene_of, edition=EDITION, queries=9) if preset == "hard" else {}
+        drawn: Any = dict(write=scene_of, edition=EDITION) if preset == "hard" else {}
         data = vl.make_toyworld(folder, **counts, seed=seed, **drawn)
     print(f"data set: {data}\nnext:     videolights data check {data}")
 

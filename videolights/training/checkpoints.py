@@ -99,7 +99,8 @@ def check_folder(
     if path.exists():
         if not resume:
             raise InputError(f"{out}: already holds a run; continue it with --resume or choose another --out")
-        now, before = _settings(config.to_dict()), {"train.beta2": 0.999} | _settings(read_json(path))   # once unnamed
+        usual = _settings(type(config)().to_dict())        # what a run does that was begun before a setting was there
+        now, before = _settings(config.to_dict()), usual | _settings(read_json(path))
         for name, value in now.items():
             if before.get(name) != value and name != "train.epochs":
                 raise InputError(f"{path}: was started with another {name} ({before.get(name)}); "
