@@ -351,7 +351,7 @@ class _Presets:
 # %% ../nbs/core/01_config.ipynb #44f8a511
 @dataclass(frozen=True)
 class ModelConfig(_Presets):
-    "Architecture of a VideoLights model (paper §3; defaults follow the paper)."
+    "Architecture of a VideoLights model (III-A to III-C; defaults follow the paper)."
     part = "model"
     video_dim: int = in_range(2816, 1, 2**18)   # columns of the video features without TEF; from the contract
     text_dim: int = in_range(512, 1, 2**18)     # columns of the text features; training takes it from there

@@ -182,8 +182,8 @@ def released_loss_config(
 # %% ../../nbs/model/29_released.ipynb #d1f13ff5
 def _refusal(error):
     "Why torch did not read a file."
-    blocked = re.search(r"(?:GLOBAL|Unsupported (?:global|class)|class) ([\w.]+\.\w+)", str(error))
-    if not blocked: return f"not a readable checkpoint ({' '.join(str(error).split())[:120]})"
+    blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if not blocked: return f"not a readable checkpoint ({str(error).split('. ')[0]})"
     allowed = "tensors, plain containers, argparse.Namespace and torch.device"
     return f"it wants to build {blocked[1]}, and only {allowed} are allowed"
 
