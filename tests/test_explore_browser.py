@@ -39,7 +39,7 @@ def world(tmp_path_factory):
     torch.manual_seed(2018)
     model = VideoLights(ModelConfig(video_dim=data.video_dim, text_dim=data.text_dim, dim=32, heads=4, feedforward=64, encoder_layers=1, decoder_layers=1))
     save_checkpoint(folder / "run/best", model, data.contract())
-    (folder / "run/log.csv").write_text("epoch,lr,loss_total,R1@0.5\n1,1e-4,9,\n2,1e-4,7,50\n")
+    (folder / "run/log.csv").write_text("epoch,lr,loss_total,R1@0.5,MR-long-mAP\n1,1e-4,9,,\n2,1e-4,7,50,\n")
     return folder
 
 
@@ -133,12 +133,22 @@ def test_page(world, browser):
         seen.changes(seen.clip, lambda: field.click(position=dict(x=box["width"] * .7, y=box["height"] / 2)))   # a click into the map
         clip = int(seen.clip())
         seen.becomes(seen.seconds, lambda now: clip <= now / 2 < clip + 1)                            # and the video is there
+        page.get_by_label("Ask").fill("!!!"); page.keyboard.press("Enter")                            # no query at all
+        page.locator(".vl-error", has_text="holds no words").wait_for()
+        seen.changes(seen.picture, lambda: page.get_by_label("Stage").select_option("fusion"))        # and the controls still answer
+        page.get_by_role("button", name="Figure 1").click()                                           # a figure of the paper, its stages explained
+        page.locator(".annotation-text", has_text="refinement").first.hover()
+        page.locator(".hoverlayer", has_text="III-B").first.wait_for()
         page.get_by_label("Ask").fill("a blue square"); page.keyboard.press("Enter")                  # a new query
         seen.becomes(seen.title, lambda now: "a blue square" in now)
-        page.get_by_role("tab", name="Moments").click()
+        page.get_by_role("button", name="Figure 6").click()
         page.wait_for_selector(".js-plotly-plot .bars path")
+        page.get_by_role("tab", name="Moments").click()
+        page.locator(".vl-title:visible", has_text="a blue square").wait_for()                        # there, too, with what was answered
+        page.locator(".js-plotly-plot .bars path:visible").first.wait_for()
         page.get_by_role("tab", name="Training").click()
         page.locator(".annotation-text", has_text="R1@0.5").first.wait_for()
+        assert not page.locator("text=MR-long-mAP").count() and not page.locator("text=no value").count()
         if folder := os.environ.get("VIDEOLIGHTS_SCREENSHOTS"): page.screenshot(path=f"{folder}/page.png")
         page.close()
         assert not [url for url in asked if not url.startswith((home, "data:", "blob:"))]             # nothing from elsewhere

@@ -139,11 +139,12 @@ def _word_axis(words, gone, sentence):
     return dict(range=[rows + (.85 if sentence else -.5), -.5], showgrid=False, tickvals=places, ticktext=names)
 
 # %% ../nbs/core/03_pictures.ipynb #b30da4b4
-def _colour_range(values):
-    "Where the colours end: nearly all values are inside; zero is in the middle if the ends are about as far from it."
-    low, high = np.nanquantile(values, (.005, .995))
+def _colours(values, limits):
+    "Scale, ends and legend: white is zero where values lie on both sides, or the legend says what it is; else one colour."
+    low, high = limits or np.nanquantile(values, (.005, .995))
+    if low >= 0 or high <= 0: return ("Reds" if low >= 0 else "Blues_r"), (low, max(high, low + 1e-6)), ""
     far = max(-low, high)
-    return (-far, far) if 0 < far < 3 * min(-low, high) else (low, max(high, low + 1e-6))
+    return "RdBu_r", limits or (-far, far), f"<br>white: {(low + high) / 2:.2g}" if limits and low != -high else ""
 
 # %% ../nbs/core/03_pictures.ipynb #b2ab6568
 def panel_domain(
@@ -213,7 +214,8 @@ def heat_map(
     for k in range(rows * columns): axes |= _panel(k, rows, columns, gap / inner, clips * clip_seconds, peak)
     for k, (name, z) in enumerate(maps.items()):
         x, y = axis_name("x", k), axis_name("y", 2 * k)
-        rows_of_map = _word_axis(words, np.isnan(z).all(1), bool(sentences))
+        missing = np.isnan(z).all(1)
+        rows_of_map = _word_axis(words, missing & ~missing.all(), bool(sentences))
         axes[axis_name("yaxis", 2 * k)].update(rows_of_map, showticklabels=k % columns == 0)
         traces += _cells(name, z, sentences and sentences[name], clip_seconds, x, y)
         if saliency is not None:
@@ -222,13 +224,13 @@ def heat_map(
         shapes += _bars([] if windows is None else windows, found, x, y, edges=saliency is None)
         shapes += _cursor(cursor, x, y, "#111")
         if name: headings.append(_heading(name, x, y, above))
-    low, high = limits or _colour_range(np.stack([*maps.values()]))
+    scale, (low, high), white = _colours(np.stack([*maps.values()]), limits)
     longest = max(len(str(w)[:18]) for w in (*words, *["sentence"] * bool(sentences)))
-    bar = dict(title=unit, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
+    bar = dict(title=unit + white, len=min(170, inner), lenmode="pixels", y=1, yanchor="top")
     return plot(traces, look, **axes, title_text=label(title, 110), height=inner + top + 44, shapes=shapes,
                 annotations=headings, margin=dict(l=14 + 6.4 * longest, t=top, b=44),
                 legend_y=1 + (14 if columns == 1 else above + 20) / inner,
-                coloraxis=dict(colorscale="RdBu_r", cmin=low, cmax=high, colorbar=bar))
+                coloraxis=dict(colorscale=scale, cmin=low, cmax=high, colorbar=bar))
 
 # %% ../nbs/core/03_pictures.ipynb #5619e570
 def image_bytes(

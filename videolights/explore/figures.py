@@ -19,7 +19,7 @@ from ..pictures import CURVE, PREDICTED, axis_name, heat_map, label, panel_domai
 
 # %% ../../nbs/explore/70_figures.ipynb #403a1d31
 def figure1(
-    models,         # dict: model -> dict: stage -> (N, L) correspondences; the same stages, words and clips for all
+    models,         # dict: model -> dict: stage -> (N, L) correspondences of the same words and clips; a stage may lack
     words,          # N labels
     clip_seconds,   # length of a clip, s
     saliency=None,  # (L,) true saliency
@@ -29,16 +29,19 @@ def figure1(
     **options,      # title, unit, look, limits, cursor of `heat_map`
 ):                  # a plotly figure
     "Models x stages (Figure 1 of the paper)."
-    first = next(iter(models.values()))
-    for name, stage in itertools.product(models, first):
-        if np.shape(models[name].get(stage, ())) != np.shape(first[stage]):
+    stages = dict.fromkeys(itertools.chain(*models.values()))
+    empty = np.full_like(next(map(np.asarray, next(iter(models.values())).values())), np.nan, dtype=float)
+    for name, stage in itertools.product(models, stages):
+        if np.shape(models[name].get(stage, empty)) != empty.shape:
             raise InputError(f"{name}: has no map of {stage} with as many words and clips as the first model; "
                              "compare models of the same features")
-    title = lambda name, stage: f"{name}: {stage}" if len(models) > 1 else stage
-    panels = lambda every: {title(name, stage): every[name][stage] for name in models for stage in first}
-    found = panels({name: dict.fromkeys(first, predicted.get(name, ())) for name in models}) if predicted else ()
-    return heat_map(panels(models), words, clip_seconds, saliency, windows, sentences and panels(sentences),
-                    columns=len(first), predicted=found, **options)
+    def panels(every, lacking):
+        title = lambda name, stage: stage if len(models) == 1 else f"{name}: {'no ' * (stage not in models[name])}{stage}"
+        return {title(name, stage): every[name].get(stage, lacking) for name in models for stage in stages}
+    found = {name: dict.fromkeys(models[name], predicted.get(name, ())) for name in models} if predicted else ()
+    return heat_map(panels(models, empty), words, clip_seconds, saliency, windows,
+                    sentences and panels(sentences, empty[0]), columns=len(stages),
+                    predicted=found and panels(found, ()), **options)
 
 # %% ../../nbs/explore/70_figures.ipynb #c2907009
 def figure3(

@@ -70,7 +70,12 @@ def word_labels(
     return [f"token {n + 1}" for n in range(rows)]
 
 # %% ../../nbs/explore/69_heatmaps.ipynb #829b2663
-STAGES = ("projection", "refinement", "t2v", "fusion", "encoder")
+STAGES = {   # and what a hover says of them
+    "projection": "Words and clips as wide as the model, before they meet (III-A)",
+    "refinement": "Clips that know how they correspond to words and sentence (III-B)",
+    "t2v": "Clips after reading the words, one direction only (III-C)",
+    "fusion": "After both directions of Bi-CMF (III-C)",
+    "encoder": "Clips after looking at each other, what saliency and windows are read from (III-A)"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ __all__ = ['Opened', 'open_model', 'read_predictions', 'open_dataset', 'progress
            'write_notebook', 'write_explorer']
 
 # %% ../../nbs/explore/73_page.ipynb #b215c665
+import base64
 import gzip
 import json
 import os
@@ -25,9 +26,10 @@ from ..deploy.bundle import MODEL
 from .figures import figure6
 from .heatmaps import SCALES, trace_query
 from .report import choose_examples, deflate, fill_template, outcome, packed_plotly
-from .results import Truths, find_video, results_of
+from .results import Truths, find_video, frames_at, results_of
 from ..features.protocol import ENCODERS, get_encoder
 from ..files import read_jsonl, write_text
+from ..pictures import thumbnail_times
 
 # %% ../../nbs/explore/73_page.ipynb #353654f8
 @dataclass
@@ -189,15 +191,19 @@ def write_notebook(
 
 # %% ../../nbs/explore/73_page.ipynb #ef04fe61
 def _plain(fig):
-    "A figure's data and layout, JSON-ready, without the template, which the page has once; values with two decimals."
+    "A figure's data and layout, JSON-ready, without the template, which the page has once; values with three digits."
     raw = json.loads(fig.to_json())
     raw["layout"].pop("template", None)
     for t, kept in zip(fig.data, raw["data"]):
         key = {"heatmap": "z", "scatter": "y"}.get(t.type)   # colours and curves cannot tell more
-        if key:
-            values = np.round(np.asarray(t[key], float), 2)
-            kept[key] = np.where(np.isnan(values), np.array(None), values).tolist()
+        if key: kept[key] = _short(np.asarray(t[key], float).tolist())
     return raw
+
+
+def _short(values):
+    "Numbers, in lists of any depth, to three significant digits; None for nan."
+    if isinstance(values, list): return [*map(_short, values)]
+    return None if np.isnan(values) else float(f"{values:.3g}")
 
 # %% ../../nbs/explore/73_page.ipynb #b49a09c5
 _ATTENTION = {".t2v": "attention, text → video", ".v2t": "attention, video → text",
@@ -205,30 +211,42 @@ _ATTENTION = {".t2v": "attention, text → video", ".v2t": "attention, video →
 
 
 def _views(models, item, data):
-    "The views of one query: all stages less the rows' means, attention in both directions, and the moment slots."
-    from videolights.explore.widgets import ALL_STAGES, view_figure
+    "The views of one query: stages and figures less the rows' means, attention in both directions, and the moment slots."
+    from videolights.explore.widgets import ALL_STAGES, FIGURES, view_figure
     if not models: return {}
     passes = {name: trace_query(model, item, data.clip_seconds, data.protocol) for name, model in models.items()}
     names = next(iter(passes.values())).attention
     attention = {text: name for name in names for end, text in _ATTENTION.items() if name.endswith(end)}
     views = {text: view_figure(passes, item, name) for text, name in attention.items()}
-    return {ALL_STAGES: view_figure(passes, item, ALL_STAGES, how=SCALES[1]), **views}
+    drawn = [ALL_STAGES, *(name for name, (stages, _) in FIGURES.items() if stages)]
+    return {name: view_figure(passes, item, name, how=SCALES[1]) for name in drawn} | views
 
 # %% ../../nbs/explore/73_page.ipynb #ce2a9fe7
-def _record(row, opened, results, video):
+def _record(row, opened, results, link, path):
     "All that the page says about one query, JSON-ready."
     item, data = opened.dataset[row["index"]], opened.dataset.data
     found = {name: rows[row["index"]] for name, rows in results.items() if row["index"] in rows}
     systems = {name: (answer["windows"], answer["saliency"]) for name, answer in found.items()}
     several, views = len(systems) > 1, _views(opened.models, item, data)
     timeline = figure6(item["duration"], data.clip_seconds, systems, item["windows"], item["saliency"],
-                       top=2 if several else 5)
-    return dict({key: str(item[key]) for key in ("query", "vid", "qid")}, video=video,
+                       frames=path and frames_at(path, thumbnail_times(item["duration"]), 96), top=2 if several else 5)
+    return dict({key: str(item[key]) for key in ("query", "vid", "qid")}, video=link,
                 iou=None if np.isnan(row["iou"]) else round(row["iou"], 2),
                 outcome=(f"{next(iter(systems))}: " if several else "") + outcome(row), timeline=_plain(timeline),
                 maps={name: _plain(fig) for name, fig in views.items()})
 
 # %% ../../nbs/explore/73_page.ipynb #b2b6d997
+def _films(found, each=400_000, all_of_them=3_000_000):
+    "Videos that are small enough to travel in a page of their bytes: dict: vid -> data URI."
+    films = {}
+    for vid, file in found.items():
+        size, kind = file.stat().st_size, {".mp4": "video/mp4", ".webm": "video/webm"}.get(file.suffix)
+        if not kind or size > min(each, all_of_them): continue
+        all_of_them -= size
+        films[vid] = f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+    return films
+
+
 def _fit(records, most=2_000_000):
     "As many queries as a page of so many bytes has room for, thinned evenly."
     room = most - len(packed_plotly()) - 20_000
@@ -253,10 +271,12 @@ def write_explorer(
         raise InputError(f"{path}: no prediction fits a query of {opened.dataset.data.name}; "
                          "are these predictions of another split?")
     chosen = [row for _, row in choose_examples(first, [(str(i), i / max(1, count - 1)) for i in range(count)])][::-1]
-    link = lambda found: found and quote(os.path.relpath(found, Path(path).parent).replace(os.sep, "/"))
-    records = _fit([_record(row, opened, results, link(find_video(videos, row["vid"])))
+    found = {row["vid"]: file for row in chosen if (file := find_video(videos, row["vid"]))}
+    link = lambda vid: vid in found and quote(os.path.relpath(found[vid], Path(path).parent).replace(os.sep, "/"))
+    films = _films(found)
+    records = _fit([_record(row, opened, results, link(vid := row["vid"]), None if vid in films else found.get(vid))
                     for row in progress(chosen, "drawing")])
     title = f"{', '.join(opened.systems)} on {opened.dataset.data.name}"
     write_text(path, fill_template("explorer.html", title=title, count=len(records), maps=records[0]["maps"],
-                            records=Markup(deflate(json.dumps(records)))))
+                                   films=films, records=Markup(deflate(json.dumps(records)))))
     return Path(path)
