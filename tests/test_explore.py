@@ -128,7 +128,7 @@ page = write_explorer({str(tmp_path / 'page.html')!r}, opened)
 from videolights.explore.widgets import HeatmapExplorer
 e = HeatmapExplorer(opened.models, opened.dataset, opened.systems)
 e.ask.value, e.encoder = '', opened.encoder
-print(page.stat().st_size < 2_600_000, e.canvas.figure.data[0].z.shape[1] == len(e.panel.item['video']), 'torch' in sys.modules)
+print(page.stat().st_size < 2_000_000, e.canvas.figure.data[0].z.shape[1] == len(e.panel.item['video']), 'torch' in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True", "False"], done.stderr[-1500:]
@@ -255,8 +255,14 @@ def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
         browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_FLAGS)
         seen = browser.new_page()
         seen.goto(page.as_uri())
-        seen.wait_for_selector(".js-plotly-plot .heatmaplayer image")
-        picture = lambda: seen.locator(".js-plotly-plot .heatmaplayer image").first.get_attribute("href")
+        seen.wait_for_selector("#heat image.map")
+        picture = lambda: seen.locator("#heat image.map").first.get_attribute("href")
+        chosen = seen.locator("#query").evaluate("list => list.selectedIndex")
+        assert chosen == seen.locator("#query option").count() // 2                       # neither the best nor the worst
+        seen.locator("#heat .field").first.hover()
+        seen.locator(".pointed", has_text=" to ").wait_for()                              # word, clip and value, and what the stage is
+        seen.locator("#timeline .moment").first.press("Enter")
+        assert seen.locator("#timeline svg > path").last.get_attribute("d").startswith("M")
         before = picture()
         hostile = [i for i, text in enumerate(seen.locator("#query option").all_text_contents()) if "taken" in text]
         seen.locator("#query").select_option(index=hostile[0])
@@ -264,6 +270,6 @@ def test_static_explorer_is_safe_and_answers(run, model, tmp_path):
         assert "taken" not in seen.title()
         assert "made <b>up</b>" in seen.title()
         seen.locator("#map").select_option("attention, video → text")
-        seen.wait_for_timeout(500)
+        seen.locator("#heat svg[aria-label*='v2t']").wait_for()
         assert picture() != before
         browser.close()

@@ -111,12 +111,12 @@ def explored(world, *options):
 def test_page(world, browser):
     server, home, token = explored(world)
     try:
-        page = browser.new_page(viewport=dict(width=1400, height=1000))
+        page = browser.new_page(viewport=dict(width=1400, height=1000), color_scheme="dark")
         page.set_default_timeout(WAIT)
         asked = []
         page.on("requestfinished", lambda request: asked.append(request.url))
-        page.goto(f"{home}/?theme=dark&token={token}")
-        assert page.url == f"{home}/?theme=dark"                                                      # the token is a cookie now
+        page.goto(f"{home}/?token={token}")
+        page.wait_for_url(f"{home}/?theme=dark")                                                      # the token is a cookie now, the look the browser's
         seen = Seen(page)
         page.wait_for_selector(MAP)
         queries = page.locator(".vl-picker select").last

@@ -23,13 +23,13 @@ import numpy as np
 from ..config import DataConfig, InputError
 from ..data.store import Dataset, check_contract, dataset_for
 from ..deploy.bundle import MODEL
-from .figures import figure6
+from ..evaluation.predictions import unit_saliency
 from .heatmaps import SCALES, trace_query
-from .report import choose_examples, deflate, fill_template, outcome, packed_plotly
+from .report import choose_examples, deflate, fill_template, outcome
 from .results import Truths, find_video, frames_at, results_of
 from ..features.protocol import ENCODERS, get_encoder
 from ..files import read_jsonl, write_text
-from ..pictures import thumbnail_times
+from ..pictures import colour_scale, image_uri, thumbnail_times
 
 # %% ../../nbs/explore/73_page.ipynb #353654f8
 @dataclass
@@ -190,50 +190,58 @@ def write_notebook(
     return path
 
 # %% ../../nbs/explore/73_page.ipynb #ef04fe61
-def _plain(fig):
-    "A figure's data and layout, JSON-ready, without the template, which the page has once; values with three digits."
-    raw = json.loads(fig.to_json())
-    raw["layout"].pop("template", None)
-    for t, kept in zip(fig.data, raw["data"]):
-        key = {"heatmap": "z", "scatter": "y"}.get(t.type)   # colours and curves cannot tell more
-        if key: kept[key] = _short(np.asarray(t[key], float).tolist())
-    return raw
-
-
 def _short(values):
     "Numbers, in lists of any depth, to three significant digits; None for nan."
     if isinstance(values, list): return [*map(_short, values)]
     return None if np.isnan(values) else float(f"{values:.3g}")
+
+
+# colours and curves cannot tell more than three digits
+def _plain(values): return None if values is None else _short(np.asarray(values, float).tolist())
 
 # %% ../../nbs/explore/73_page.ipynb #b49a09c5
 _ATTENTION = {".t2v": "attention, text → video", ".v2t": "attention, video → text",
               ".clips": "attention of the moment slots"}
 
 
+def _map(passes, item, show):
+    "One view of a query as numbers; words less their means, attention as it is."
+    from videolights.explore.widgets import about_stage, view_maps
+    first = next(iter(passes.values()))
+    view = view_maps(passes, item, show, how=SCALES[show not in first.attention])
+    maps = [(name, stage, z) for name, of in view.values.items() for stage, z in of.items()]
+    ramp, (low, high), _ = colour_scale(np.stack([z for *_, z in maps]))
+    panels = [dict(name=f"{name}: {stage}" if len(passes) > 1 else stage, about=about_stage(stage), z=_plain(z),
+                   sentence=_plain(view.lines and view.lines[name][stage]), predicted=_plain(passes[name].windows[:3]))
+              for name, stage, z in maps]
+    return dict(rows=view.rows, unit=view.unit, ramp=ramp, low=float(low), high=float(high), panels=panels)
+
+# %% ../../nbs/explore/73_page.ipynb #57dfb6b2
 def _views(models, item, data):
-    "The views of one query: stages and figures less the rows' means, attention in both directions, and the moment slots."
-    from videolights.explore.widgets import ALL_STAGES, FIGURES, view_figure
+    "The views of one query: stages and figures, attention in both directions, and that of the moment slots."
+    from videolights.explore.widgets import ALL_STAGES, FIGURES
     if not models: return {}
     passes = {name: trace_query(model, item, data.clip_seconds, data.protocol) for name, model in models.items()}
-    names = next(iter(passes.values())).attention
-    attention = {text: name for name in names for end, text in _ATTENTION.items() if name.endswith(end)}
-    views = {text: view_figure(passes, item, name) for text, name in attention.items()}
-    drawn = [ALL_STAGES, *(name for name, (stages, _) in FIGURES.items() if stages)]
-    return {name: view_figure(passes, item, name, how=SCALES[1]) for name in drawn} | views
+    first = next(iter(passes.values()))
+    wanted = {name: name for name, (stages, _) in FIGURES.items() if {*stages} & {*first.stages}}
+    wanted |= {text: name for name in first.attention for end, text in _ATTENTION.items() if name.endswith(end)}
+    return {text: _map(passes, item, show) for text, show in ({ALL_STAGES: ALL_STAGES} | wanted).items()}
 
 # %% ../../nbs/explore/73_page.ipynb #ce2a9fe7
 def _record(row, opened, results, link, path):
     "All that the page says about one query, JSON-ready."
     item, data = opened.dataset[row["index"]], opened.dataset.data
     found = {name: rows[row["index"]] for name, rows in results.items() if row["index"] in rows}
-    systems = {name: (answer["windows"], answer["saliency"]) for name, answer in found.items()}
-    several, views = len(systems) > 1, _views(opened.models, item, data)
-    timeline = figure6(item["duration"], data.clip_seconds, systems, item["windows"], item["saliency"],
-                       frames=path and frames_at(path, thumbnail_times(item["duration"]), 96), top=2 if several else 5)
-    return dict({key: str(item[key]) for key in ("query", "vid", "qid")}, video=link,
-                iou=None if np.isnan(row["iou"]) else round(row["iou"], 2),
-                outcome=(f"{next(iter(systems))}: " if several else "") + outcome(row), timeline=_plain(timeline),
-                maps={name: _plain(fig) for name, fig in views.items()})
+    several = len(found) > 1
+    frames = path and frames_at(path, thumbnail_times(item["duration"]), 96)
+    curves = {name: _plain(unit_saliency(np.asarray(answer["saliency"], "float32"))) for name, answer in found.items()
+              if answer["saliency"] is not None}
+    timeline = dict(duration=item["duration"], clip=data.clip_seconds, windows=_plain(item["windows"]), curves=curves,
+                    systems={name: _plain(answer["windows"][:2 if several else 5]) for name, answer in found.items()},
+                    saliency=_plain(item["saliency"]), frames=[*map(image_uri, frames or ())])
+    return dict({key: str(item[key]) for key in ("query", "vid", "qid")}, video=link, timeline=timeline,
+                iou=None if np.isnan(row["iou"]) else round(row["iou"], 2), maps=_views(opened.models, item, data),
+                outcome=(f"{next(iter(found))}: " if several else "") + outcome(row))
 
 # %% ../../nbs/explore/73_page.ipynb #b2b6d997
 def _films(found, each=400_000, all_of_them=3_000_000):
@@ -249,7 +257,7 @@ def _films(found, each=400_000, all_of_them=3_000_000):
 
 def _fit(records, most=2_000_000):
     "As many queries as a page of so many bytes has room for, thinned evenly."
-    room = most - len(packed_plotly()) - 20_000
+    room = most - 30_000
     while len(records) > 1 and (size := len(deflate(json.dumps(records)))) > room:
         wanted = max(1, min(len(records) - 1, int(len(records) * room / size)))
         records = [records[round(k)] for k in np.linspace(0, len(records) - 1, wanted)]

@@ -39,7 +39,10 @@ class Unwelcome(Matcher):
 
 
 class Door(RequestHandler):
-    "Answers them."
+    "Answers them; a page that is opened is as dark or light as its browser."
+    FOLLOW = ("<script>location.replace(matchMedia('(prefers-color-scheme: dark)').matches ? '/?theme=dark' : '/')"
+              "</script>")
+
     def initialize(self, refusal, cookie): self.refusal, self.cookie = refusal, cookie
 
     def prepare(self):
@@ -49,7 +52,8 @@ class Door(RequestHandler):
         else:
             kept = urlencode([pair for pair in parse_qsl(self.request.query) if pair[0] != "token"])
             self.set_header("Set-Cookie", self.cookie)
-            self.redirect("/" + self.request.path.lstrip("/") + ("?" + kept if kept else ""), status=303)
+            if self.request.path == "/" and not kept: self.finish(self.FOLLOW)
+            else: self.redirect("/" + self.request.path.lstrip("/") + ("?" + kept if kept else ""), status=303)
 
 # %% ../../nbs/explore/74_server.ipynb #981c1a81
 class PageKernels(AsyncMappingKernelManager):
@@ -125,7 +129,7 @@ def serve_explorer(
     allow_hosts=(), # other names under which it is asked
     **choices,      # split, protocol, clip_seconds of `open_all`
 ):
-    "Serve the page on this machine until it is interrupted; `?theme=dark` makes it dark."
+    "Serve the page on this machine until it is interrupted; dark or light as the browser, or by `?theme=dark`."
     if not 1 <= pages <= 64: raise InputError(f"--pages {pages}: should be 1 to 64")
     access = Access(tuple(allow_hosts), secrets.token_urlsafe())
     absolute = lambda p: str(Path(p).resolve())

@@ -1,28 +1,26 @@
-ready.then(async () => {
-  const $ = id => document.getElementById(id), queries = JSON.parse(await unpack($('queries').textContent));
+(async () => {
+  const $ = id => document.getElementById(id), queries = JSON.parse(await unpack($('queries').textContent)), video = $('video');
   queries.forEach((q, i) => $('query').add(new Option((q.iou === null ? '' : q.iou.toFixed(2) + '  ') + q.query, i)));
   Object.keys(queries[0].maps).forEach(name => $('map').add(new Option(name, name)));
   $('query').selectedIndex = queries.length >> 1;
-  const video = $('video'), films = JSON.parse($('films').textContent), put = async (id, figure) => {
-    $(id).style.height = figure.layout.height + 'px';
-    await Plotly.react(id, {...themed(structuredClone(figure)), config});
-  };
+  let move = () => {};
+  const loaded = document.readyState === 'loading' ? new Promise(done => addEventListener('DOMContentLoaded', done)) : null;
+  const seek = t => { move(t); if (!video.hidden) video.currentTime = t; };
   const draw = async () => {
     const q = queries[$('query').value], map = q.maps[$('map').value];
     $('title').textContent = '“' + q.query + '”'; $('outcome').textContent = q.outcome; $('vid').textContent = q.vid + ', qid ' + q.qid;
-    if (video.dataset.of !== q.vid) {
-      const film = films[q.vid] ?? q.video;
-      video.hidden = !film; video.dataset.of = q.vid;
-      if (film) video.src = film;
-    }
-    await put('timeline', q.timeline);
-    if (map) await put('heat', map);
-    for (const id of ['heat', 'timeline']) if ($(id)?.on && !$(id).dataset.listens) {
-      $(id).dataset.listens = 1;
-      $(id).on('plotly_click', e => { if (!video.hidden) video.currentTime = e.points[0].base ?? e.points[0].x; });
-    }
+    move = timeline($('timeline'), q.timeline, seek);
+    if (map) maps($('heat'), map, q.timeline, seek);
+    await loaded;                                      // the films come last in the page
+    const film = JSON.parse($('films').textContent)[q.vid] ?? q.video;
+    if (video.dataset.of === q.vid) return;
+    video.hidden = !film; video.dataset.of = q.vid;
+    if (film) video.src = film;
   };
+  video.ontimeupdate = () => move(video.currentTime);
   video.onerror = () => { video.hidden = true; };
   $('query').onchange = $('map').onchange = draw;
+  let wide = innerWidth;
+  addEventListener('resize', () => { if (innerWidth !== wide) { wide = innerWidth; draw(); } });
   await draw();
-});
+})().catch(e => document.body.prepend(`This page cannot be drawn: ${e.message}. It needs a browser of 2023 or later.`));

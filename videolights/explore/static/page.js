@@ -1,14 +1,3 @@
-const DIGITS = Object.fromEntries([...'0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~'].map((c, i) => [c, i]));
-async function unpack(text) {
-  const short = (5 - text.length % 5) % 5, bytes = new Uint8Array((text.length + short) / 5 * 4), view = new DataView(bytes.buffer);
-  for (let i = 0, at = 0; i < text.length; i += 5, at += 4) {
-    let value = 0;
-    for (let k = 0; k < 5; k++) value = value * 85 + (i + k < text.length ? DIGITS[text[i + k]] : 84);
-    view.setUint32(at, value);
-  }
-  const stream = new Blob([bytes.subarray(0, bytes.length - short)]).stream().pipeThrough(new DecompressionStream('deflate'));
-  return new Response(stream).text();
-}
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const config = {displayModeBar: false, responsive: true};
 const themed = figure => ({...figure, layout: {...figure.layout, template: looks[dark.matches ? 'dark' : 'light']}});
