@@ -391,8 +391,24 @@ def _options(control, options):
     control.options = options
     control.value = value if value in values else next(iter(values), None)
 
+# %% ../../nbs/explore/71_widgets.ipynb #41681e14
+class _Pointer(_Explorer):
+    "What a click and a hover mean."
+    def _click(self, trace, points, *_):
+        "A click into a map goes there, one on a window to its start."
+        if not points.xs: return
+        at = points.xs[0] if trace.type == "heatmap" else trace.base[points.point_inds[0]]
+        self.panel.seek(min(int(at // self.panel.clip_seconds), self.panel.clip.max))
+
+    def _hover(self, trace, points, *_):
+        "What lies under the mouse, with its frame."
+        if not points.xs or trace.type != "heatmap": return
+        clip, axis = int(points.xs[0] // self.panel.clip_seconds), trace.figure.layout.yaxis
+        row = dict(zip(axis.tickvals, axis.ticktext)).get(points.ys[0], "")
+        self.panel.peek(clip, f"· {row} <b>{trace.z[round(points.ys[0] - trace.y0)][clip]:.3f}</b>")
+
 # %% ../../nbs/explore/71_widgets.ipynb #ed0fa94f
-class _MapControls(_Explorer):
+class _MapControls(_Pointer):
     "What can be chosen about heat maps."
     encoder, quiet = None, False
 
@@ -428,19 +444,6 @@ class _MapControls(_Explorer):
             self.kind.value, self.scale.value = "cosine", SCALES[1]
             self.stage.value = button.description
         self.draw()
-
-    def _click(self, trace, points, *_):
-        "A click into a map goes there, one on a window to its start."
-        if not points.xs: return
-        at = points.xs[0] if trace.type == "heatmap" else trace.base[points.point_inds[0]]
-        self.panel.seek(min(int(at // self.panel.clip_seconds), self.panel.clip.max))
-
-    def _hover(self, trace, points, *_):
-        "What lies under the mouse, with its frame."
-        if not points.xs or trace.type != "heatmap": return
-        clip, axis = int(points.xs[0] // self.panel.clip_seconds), trace.figure.layout.yaxis
-        row = dict(zip(axis.tickvals, axis.ticktext)).get(points.ys[0], "")
-        self.panel.peek(clip, f"· {row} <b>{trace.z[round(points.ys[0] - trace.y0)][clip]:.3f}</b>")
 
     @contextmanager
     def _hushed(self):
