@@ -36,7 +36,8 @@ def figure1(
             raise InputError(f"{name}: has no map of {stage} with as many words and clips as the first model; "
                              "compare models of the same features")
     def panels(every, lacking):
-        title = lambda name, stage: stage if len(models) == 1 else f"{name}: {'no ' * (stage not in models[name])}{stage}"
+        said = lambda name, stage: "no " * (stage not in models[name]) + stage
+        title = lambda name, stage: stage if len(models) == 1 else f"{name}: {said(name, stage)}"
         return {title(name, stage): every[name].get(stage, lacking) for name in models for stage in stages}
     found = {name: dict.fromkeys(models[name], predicted.get(name, ())) for name in models} if predicted else ()
     return heat_map(panels(models, empty), words, clip_seconds, saliency, windows,

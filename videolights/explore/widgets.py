@@ -105,9 +105,9 @@ def view_figure(
         return figure6(item["duration"], seconds, systems, *truth[::-1], frames, top=top, **options)
     view = view_maps(passes, item, show, head, how, keep)
     predicted = {name: p.windows[:top] for name, p in passes.items()}
-    fig = figure1(view.values, view.rows, seconds, *truth, view.lines, predicted, unit=view.unit, limits=limits, **options)
-    for note in fig.layout.annotations: note.hovertext = about_stage(note.text.removesuffix("</b>"))
-    return fig
+    fig = figure1(view.values, view.rows, seconds, *truth, view.lines, predicted, unit=view.unit, limits=limits,
+                  **options)
+    return fig.for_each_annotation(lambda note: note.update(hovertext=about_stage(note.text.removesuffix("</b>"))))
 
 # %% ../../nbs/explore/71_widgets.ipynb #f86f836e
 class Player(anywidget.AnyWidget):
@@ -302,7 +302,7 @@ def _strip(path, duration): return frames_at(path, thumbnail_times(duration), 96
 class QueryPanel(widgets.VBox):
     "A query, its video, and a place in it."
     index, seconds, look = traitlets.Int(-1), traitlets.Float(0.0), traitlets.Unicode("light")
-    asked = traitlets.Any()   # the item of a typed query, and dict: model -> its answer; None where the picked one is shown
+    asked = traitlets.Any()   # the item of a typed query, and dict: model -> its answer; None: the picked one
 
     def __init__(
         self,
@@ -435,8 +435,8 @@ class _MapControls(_Pointer):
         words = _row(widgets.HTML(_note("Words: click, or Space, to hide one")), self.chips)
         code = widgets.Accordion([self.code], titles=["This view as code"])
         asked = _row(*[self.ask] * bool(self.encoder), self.other)
-        return [*choices, self.other], [*models, paper, _row(*choices), words, asked, self.status, self.canvas, self.second,
-                                        code]
+        return [*choices, self.other], [*models, paper, _row(*choices), words, asked, self.status, self.canvas,
+                                        self.second, code]
 
     def _choose_figure(self, button):
         "One of the paper's figures in one click."
@@ -507,7 +507,7 @@ def encode_query(
     "A new query as the model wants it."
     rows = np.asarray(encoder.encode_text([query])[0], np.float32)[:data.max_words]
     sources = data.of_kind("text")
-    if not len(rows): raise InputError(f"'{query}' holds no word that can be encoded; ask in words, such as 'a red circle'")
+    if not len(rows): raise InputError(f"'{query}' holds no word that can be encoded; ask in words: 'a red circle'")
     parts = np.split(rows, np.cumsum([s.dim for s in sources])[:-1], 1)
     return np.concatenate([l2_normalize(x) if s.normalize else x for s, x in zip(sources, parts)],
                           1), list(encoder.words(query))[:len(rows)]
@@ -553,8 +553,8 @@ class _Maps(_MapChoices):
     def _figures(self, *queries):
         "A figure each, compared on one scale of colours."
         drawn = [self._figure(*query) for query in queries]
-        axes = [fig.layout.coloraxis for fig in drawn]
-        if len(axes) == 1 or axes[0].cmin is None: return drawn
+        axes = [axis for fig in drawn for axis in fig.select_coloraxes() if axis.cmin is not None]
+        if len(axes) < 2: return drawn
         low, high = min(axis.cmin for axis in axes), max(axis.cmax for axis in axes)
         if low < 0 < high: low, high = -max(-low, high), max(-low, high)
         return [self._figure(*query, limits=(low, high)) for query in queries]
@@ -672,7 +672,8 @@ class MomentExplorer(_Explorer):
         "Draw the panel's query."
         panel = self.panel
         if not self.active or panel.index < 0: return
-        item, answers = panel.asked or (panel.item, {name: rows.get(panel.index) for name, rows in self.results.items()})
+        known = {name: rows.get(panel.index) for name, rows in self.results.items()}
+        item, answers = panel.asked or (panel.item, known)
         found = {name: answers.get(name) for name in self._chosen()}
         systems = {name: (row["windows"], row["saliency"]) if row else ((), None) for name, row in found.items()}
         self.canvas.draw(figure6(item["duration"], panel.clip_seconds, systems, item["windows"], item["saliency"],
