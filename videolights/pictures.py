@@ -143,7 +143,7 @@ def colour_scale(
     values,        # (..., L) of all maps that are compared; nan where there are none
     limits=None,   # (low, high) ends that were chosen; None takes them from the values
 ):                 # plotly's name of a scale, (low, high), a remark for the legend
-    "Scale, ends and legend: white is zero where values lie on both sides, or the legend says what it is; else one colour."
+    "White is zero where values lie on both sides, or the legend says what it is; else there is one colour."
     low, high = limits or np.nanquantile(values, (.005, .995))
     if low >= 0 or high <= 0: return ("Reds" if low >= 0 else "Blues_r"), (low, max(high, low + 1e-6)), ""
     far = max(-low, high)

@@ -727,7 +727,8 @@ def _told(value): return isinstance(value, (int, float)) and math.isfinite(value
 
 def _columns(log, what):
     "Which columns of a log to draw: metrics, losses or everything, if they ever have a value."
-    every = dict.fromkeys(n for row in log for n, value in row.items() if _told(value) and n not in ("epoch", "lr", "seconds", "peak_memory_mb"))
+    aside = ("epoch", "lr", "seconds", "peak_memory_mb")
+    every = dict.fromkeys(n for row in log for n, value in row.items() if _told(value) and n not in aside)
     return [n for n in every if what == "everything" or n.startswith("loss") == (what == "losses")]
 
 
