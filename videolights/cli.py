@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['EXTRAS', 'app', 'Count', 'Counts', 'Few', 'Fews', 'BatchSize', 'Whole', 'Port', 'Amount', 'ClipSeconds', 'Share',
-           'Points', 'Many', 'File', 'Protocol', 'Precision', 'data_app', 'chain', 'disk_is_full', 'explain', 'verb',
-           'document', 'data_check', 'data_pack', 'size_mib', 'toyworld_command', 'parse_weights', 'EngineOptions',
-           'WorkOptions', 'extract_command', 'synthesize_command', 'parse_changes', 'train_command', 'ablate_command',
-           'tune_command', 'draw_table', 'Answers', 'predict_run', 'predict_bundle', 'read_scored', 'floor_table',
-           'evaluate_command', 'convert_command', 'export_command', 'validation_split', 'training_split', 'metrics_of',
-           'benchmark_command', 'BundleOptions', 'clock', 'answer_table', 'CutOptions', 'predict_command',
-           'serve_command', 'report_command', 'explore_command', 'demo_config', 'DemoSteps', 'demo_folder',
-           'demo_command', 'farewell', 'named_paths', 'leads_to', 'protect_inputs', 'main', 'resume_command']
+           'Points', 'Many', 'File', 'Protocol', 'Precision', 'data_app', 'chain', 'disk_is_full', 'explain', 'program',
+           'verb', 'document', 'data_check', 'data_pack', 'size_mib', 'toyworld_command', 'parse_weights',
+           'EngineOptions', 'WorkOptions', 'extract_command', 'starter_recipe', 'synthesize_command', 'parse_changes',
+           'train_command', 'ablate_command', 'tune_command', 'draw_table', 'Answers', 'predict_run', 'predict_bundle',
+           'read_scored', 'floor_table', 'evaluate_command', 'convert_command', 'export_command', 'validation_split',
+           'training_split', 'metrics_of', 'benchmark_command', 'BundleOptions', 'clock', 'answer_table', 'CutOptions',
+           'predict_command', 'serve_command', 'report_command', 'explore_command', 'demo_config', 'DemoSteps',
+           'demo_folder', 'demo_command', 'farewell', 'named_paths', 'leads_to', 'protect_inputs', 'main',
+           'resume_command']
 
 # %% ../nbs/90_cli.ipynb #848c3c76
 import errno
@@ -107,6 +108,16 @@ app = App(
 _groups = {name: Group.create_ordered(name) for name in ("Data", "Training", "Models", "Looking", "Options")}
 app.group_commands = _groups["Options"]
 
+# %% ../nbs/90_cli.ipynb #d1e2223b
+def program(
+    name="videolights",  # a command that was installed with this one
+) -> str:
+    "How to call a program so that what is printed can be pasted: by its name where the shell finds it."
+    beside = (Path(place).with_name(name) for place in (sys.argv[0], sys.executable))
+    own, found = next(filter(Path.is_file, beside), None), shutil.which(name)
+    if not own or (found and Path(found).samefile(own)): return name
+    return shlex.quote(min(os.path.relpath(own), str(own.absolute()), key=len))
+
 # %% ../nbs/90_cli.ipynb #6daefbbe
 _numbers = count()   # verbs are listed in the order of this file
 
@@ -177,11 +188,13 @@ def data_check(
     found = DataConfig.load(data)
     problems = check(found)
     for problem in problems: print(f"{problem.item}: {problem.message}")
+    if lacking := "train" not in found.splits:
+        print(f"splits {', '.join(found.splits)}: none is called train; name one so in {data}, or extract again")
     for split in found.splits if not problems else ():
         for note in cut_notes(vl.Dataset(found, split)): print(f"note: {note}")
     said = f"{len(problems) or 'no'} problem{'' if len(problems) == 1 else 's'}"
     print(f"{data}: {said} in {', '.join(found.splits)}")
-    return 1 if problems else 0
+    return 1 if problems or lacking else 0
 
 # %% ../nbs/90_cli.ipynb #e433acbe
 @verb("pack", "Data", data_app)
@@ -227,7 +240,7 @@ def toyworld_command(
     else:
         drawn: Any = dict(write=scene_of, edition=EDITION) if preset == "hard" else {}
         data = vl.make_toyworld(folder, **counts, seed=seed, **drawn)
-    print(f"data set: {data}\nnext:     videolights data check {data}")
+    print(f"data set: {data}\nnext:     {program()} data check {data}")
 
 # %% ../nbs/90_cli.ipynb #c030b125
 def parse_weights(
@@ -285,9 +298,10 @@ class WorkOptions:
 def extract_command(
     videos: Path,  # a folder of videos with all its subfolders, or one file; an id is a file's name less its ending
     /, *,
-    sources: str,  # encoders in the contract's order, with commas: slowfast, clip, blip2, i3d_rgb, builtin
-    out: Path,  # folder for features, dataset.yaml and failures.jsonl
-    annotations: Many = (),  # queries as JSON lines; train, val or test in the name is the split
+    sources: str = "",  # encoders in order: slowfast,clip,blip2,i3d_rgb,builtin (default: clip if at hand, else builtin)
+    out: Path,  # folder for features, dataset.yaml, recipe.yaml and failures.jsonl
+    annotations: Many = (),  # queries, .csv or .jsonl; train, val or test in a name is the split, else --val divides
+    val: Share = 0.2,  # share of the videos held out for validation, drawn by a hash of their names
     protocol: Protocol = "custom",  # whose annotations and metrics
     clip_seconds: ClipSeconds = 2.0,  # length of a clip
     at: Share = 0.5,  # where in a clip frames are taken: 0 its start, 0.5 its middle; the contract keeps it
@@ -297,7 +311,13 @@ def extract_command(
 ) -> int:
     """Encode your own videos and queries into features and a data set; run it again to go on where it stopped.
 
+    queries, one moment a line, as a table or as JSON lines:
+      video,start,end,query
+      beach.mp4,12.5,20,a dog runs
+      {"video": "beach.mp4", "start": 12.5, "end": 20, "query": "a dog runs"}
+
     examples:
+      videolights extract videos --annotations queries.csv --out mine
       videolights extract videos --sources builtin --out features
       videolights extract videos --sources slowfast,clip,blip2 --out features \\
           --annotations train.jsonl val.jsonl --workers 8 --batch 16
@@ -305,22 +325,38 @@ def extract_command(
           --out features --weights slowfast=SLOWFAST_8x8_R50.pkl
     """
     from videolights.encoders.extraction import FAILURES, extract, open_encoders
-    weights, names = parse_weights(work.weights), _names(sources)
+    weights = parse_weights(work.weights)
+    names = _names(sources or _usual_source(weights, work))
     if not names: raise InputError("--sources: names no encoder; give some, for example slowfast,clip")
     if pack and not annotations:
         raise InputError("--pack: there is nothing to pack without queries; name their files with --annotations")
     options, engine = work.encoders(weights), {}
     if cluster := machines.cluster(): engine: dict[str, Any] = dict(encode=cluster.encode_on_cluster(names, options))
     done, data, left = extract(videos, open_encoders(names, **options), out, clip_seconds, annotations, protocol,
-                               work.batch, work.workers, weights, at=at, **engine)
+                               work.batch, work.workers, weights, at=at, val=val, **engine)
     print(f"done:     {len(done.done)} videos, {done.texts} queries; {done.skipped} videos were there already")
     if done.failed: print(f"failed:   {len(done.failed)} files, see {out / FAILURES}")
     for split, queries in left.items():
-        if queries: print(f"left out: {queries} queries of {split}, their videos have no features")
+        if queries: print(f"left out: {queries} queries of {split}: their videos are not in {videos}, or failed")
     _say_data_set(data, names, annotations, pack)
     return 1 if done.failed else 0
 
 # %% ../nbs/90_cli.ipynb #3d182a75
+def _usual_source(weights, work):
+    "CLIP where its weights can be had, else what needs none."
+    if weights: return ",".join(weights)
+    try: _open_clip(work)
+    except (InputError, ImportError) as e:
+        print(f"sources:  builtin, which knows colours and motion, not things; for clip: {e}")
+        return "builtin"
+    return "clip"
+
+
+def _open_clip(work):
+    from videolights.encoders.extraction import open_encoders
+    return open_encoders(["clip"], **work.encoders({}))
+
+
 def _say_data_set(data, names, annotations, pack):
     "What extraction made, and what to do with it; packs it where asked."
     if not data:
@@ -331,7 +367,36 @@ def _say_data_set(data, names, annotations, pack):
     elif pack:
         from videolights.data.store import pack as write
         print(f"data set: {data}\nstore:    {write(data)}")
-    else: print(f"data set: {data}\nnext:     videolights data check {data}")
+    else: print(f"data set: {data}")
+    if data and annotations: _say_recipe(data)
+
+
+def _say_recipe(data):
+    "A recipe to begin with beside a data set, if none is there yet, and what to do with it."
+    from videolights.files import write_text
+    found, path = DataConfig.load(data), data.with_name("recipe.yaml")
+    counts = {split: len(vl.Dataset(found, split)) for split in found.splits}
+    print("queries:  " + ", ".join(f"{n} of {split}" for split, n in counts.items()))
+    if "train" not in counts: return print(f"next:     {program()} data check {data}")
+    if not path.exists(): write_text(path, starter_recipe(data, counts))
+    print(f"recipe:   {path}\nnext:     {program()} train {path} --out runs/{data.resolve().parent.name}")
+
+# %% ../nbs/90_cli.ipynb #52ea9a3a
+def starter_recipe(
+    data: Path,               # a data set's YAML file, beside which the recipe will lie
+    counts: dict[str, int],   # split -> queries
+) -> str:
+    "A recipe to begin with: a model of the size that so many queries can teach, in about a thousand steps."
+    n, paper = counts["train"], counts["train"] > 5000
+    batch = min(32, max(4, n // 8))
+    epochs = min(100, max(8, round(1000 * batch / n)))
+    model = "" if paper else ("model: {dim: 64, feedforward: 256, encoder_layers: 2, decoder_layers: 2, kernel: 1, "
+                              "input_dropout: 0.1}\nloss: {giou: 4.0, match_label: 6.0, align: 1.0}\n")
+    rate = "lr: 1.0e-4" if paper else ("lr: 1.2e-3, beta2: 0.95, schedule: cosine, warmup_epochs: 0.5, crop: 0.7, "
+                                       "stretch: 0.5")
+    lacking = "" if counts.get("val") else ", eval_split: ''"
+    return (f"# For {n} training queries, as extraction counted them; change what you like, it is not written again.\n"
+            f"data: {data.name}\n{model}train: {{epochs: {epochs}, batch_size: {batch}, {rate}{lacking}}}\n")
 
 # %% ../nbs/90_cli.ipynb #dd5115e7
 @verb("synthesize", "Data")
@@ -448,11 +513,14 @@ def train_command(
           videolights train recipes/qvhighlights.yaml \\
           --pretrained runs/qvhighlights_pt --out runs/qvhighlights_tuned
     """
+    if recipe.exists() and "splits" in read_yaml(recipe):
+        raise InputError(f"{recipe}: is a data set, and training wants a recipe: {recipe.with_name('recipe.yaml')}, as "
+                         f"`videolights extract` writes it, or a file with the line `data: {recipe.name}`")
     short = {"train.epochs": epochs, "train.lr": lr, "train.start": pretrained}
     changes = parse_changes(set_) | {key: value for key, value in short.items() if value is not None}
     out = out or Path("runs", recipe.stem)
     vl.train(Config.load(recipe).with_changes(changes), out, resume=resume)
-    print(f"run:  {out}\nnext: videolights export {out} --out exported/{out.name}")
+    print(f"run:  {out}\nnext: {program()} evaluate {out}")
 
 # %% ../nbs/90_cli.ipynb #39dd7b2d
 @verb("ablate", "Training")
@@ -666,6 +734,8 @@ def evaluate_command(
     print(reports.table(result))
     if slices: print("\n" + reports.slice_table(reports.slices(*given)))
     if floors: print("\n" + floor_table(source, answers))
+    if (source / "config.json").exists():
+        print(f"next: {program()} export {source} --out exported/{source.resolve().name}")
     if per_query:
         write_csv(per_query, rows)
         print(f"written to {per_query}: a row per query")
@@ -732,6 +802,7 @@ def export_command(
     from videolights.deploy.calibration import complete_bundle
     parity = complete_bundle(source if bundle else folder, folder, *splits, encoder=encoder if bundle else None)
     _say_bundle(folder, parity, missing)
+    print(f'next: {program()} predict {folder} VIDEO.mp4 "what to look for"')
     if precision: _add_precisions(folder, precision, splits[1], tolerance)
 
 # %% ../nbs/90_cli.ipynb #c33cf38a
@@ -888,7 +959,7 @@ def answer_table(
 class CutOptions:
     "Which windows to show or cut, and the files to write them to."
     top: Count = 5  # windows of each pair to show or cut
-    min_confidence: Share = 0.0  # leave windows that are less sure out of --csv, --edl and --render
+    min_confidence: Share | None = None  # leave less sure windows out (default: 0.2 in --edl and --render, else 0)
     csv: File = None  # write the windows as a table
     edl: File = None  # write the windows as an edit list (CMX 3600) for a cutting program
     fps: str = ""  # frame rate of the edit list, such as 29.97; else the first video's, or 25 where that is unusual
@@ -899,8 +970,12 @@ class CutOptions:
         "The files that --csv, --edl and --render ask for."
         from videolights.deploy.reel import best_cuts, render_reel, timeline_rate, to_csv, to_edl
         from videolights.files import write_text
-        cuts = best_cuts(rows, self.top, self.min_confidence)
-        if self.csv: write_text(self.csv, to_csv(cuts))
+        if self.csv: write_text(self.csv, to_csv(best_cuts(rows, self.top, self.min_confidence or 0)))
+        if not (self.edl or self.render): return
+        least = .2 if self.min_confidence is None else self.min_confidence   # right once in five, as calibrated
+        if not (cuts := best_cuts(rows, self.top, least)):
+            raise InputError(f"no window has a confidence of {least:g} or more, so there is nothing to cut; "
+                             "ask in other words, or take less sure ones with --min-confidence 0")
         if self.edl: write_text(self.edl, to_edl(cuts, self.fps or timeline_rate(cuts), self.edl.stem))
         if not self.render: return
         windows = [(cut.start_s, cut.end_s, cut.confidence) for cut in cuts]
@@ -953,6 +1028,9 @@ def _predict_one(runtime, source, queries, top=5, as_json=False, out=None):
     for found in predictions:
         print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else answer_table(found, top))
         for said in found.warnings: print(f'warning: "{found.query}": {said}', file=sys.stderr)
+    if len(queries) > 2 and all(len(query.split()) == 1 for query in queries):
+        print(f'note: {len(queries)} queries of one word each; to ask one sentence, quote it: "{" ".join(queries)}"',
+              file=sys.stderr)
     rows = [{"video": str(source), **found.to_dict()} for found in predictions]
     if out: write_jsonl(out, rows)
     return rows
@@ -1143,9 +1221,10 @@ def farewell(out, video, query, seconds):
             "metrics.json": "all scores on the validation split", "bundle/": "the exported model; runs without PyTorch"}
     lines = [f"\nDone in {seconds // 60:.0f} min {seconds % 60:.0f} s. Made:"]
     lines += [f"  {str(out / name):<26} {what}" for name, what in made.items()]
-    return "\n".join([*lines, "Try next:", f'  videolights predict {out / "bundle"} {video} "{query}"',
-                      f"  videolights evaluate {out / 'run'}",
-                      "  jupyter lab nbs    (the notebooks tell how each part works)"])
+    return "\n".join([*lines, "Try next:", f'  {program()} predict {out / "bundle"} {video} "{query}"',
+                      f"  {program()} evaluate {out / 'run'}",
+                      f"  {program('jupyter')} lab nbs    # the notebooks tell how each part works",
+                      f"  {program()} explore {out / 'run'} {out / 'toyworld/toyworld.yaml'}"])
 
 # %% ../nbs/90_cli.ipynb #0c4c4907
 _WRITTEN = ("out", "csv", "edl", "render", "html", "per_query")     # options that name what a verb writes

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['EXTRACTION_SETTINGS', 'FAILURES', 'DATASET', 'Job', 'videos_by_id', 'video_file', 'text_file', 'save_features',
            'mark_file', 'made_of', 'trust', 'decode_ahead', 'encode_batch', 'finish', 'encode_videos', 'check_settings',
-           'record_settings', 'VideoRun', 'watch', 'extract_texts', 'split_name', 'check_place', 'write_dataset',
-           'open_encoders', 'missing_jobs', 'extract']
+           'record_settings', 'VideoRun', 'watch', 'extract_texts', 'split_name', 'read_splits', 'check_place',
+           'write_dataset', 'open_encoders', 'missing_jobs', 'extract']
 
 # %% ../../nbs/encoders/82_extraction.ipynb #ab6b9ab1
 import json
@@ -24,7 +24,7 @@ import numpy as np
 import yaml
 
 from ..config import DataConfig, InputError, read_text
-from ..data.annotations import name_of, read_annotations, write_annotations
+from ..data.annotations import name_of, read_annotations, split_by_video, write_annotations
 from ..features.protocol import get_encoder
 from ..features.video import check_clips, find_videos, read_views
 from ..files import (
@@ -325,6 +325,18 @@ def split_name(
     splits = {"train", "val", "test"} & {*stem.replace("-", "_").split("_")}
     return splits.pop() if len(splits) == 1 else stem
 
+# %% ../../nbs/encoders/82_extraction.ipynb #731e31c5
+def read_splits(
+    annotations,   # files of queries
+    protocol,      # how these are meant
+    val,           # share of the videos that validate, where no file's name says train, val or test
+):                 # {split: rows}
+    "What each split asks; queries without a split are divided by video."
+    splits = {}
+    for path in annotations: splits.setdefault(split_name(path), []).extend(read_annotations(path, protocol))
+    named = {"train", "val", "test"} & {*splits}
+    return splits if named or not splits else split_by_video([*chain(*splits.values())], val)
+
 # %% ../../nbs/encoders/82_extraction.ipynb #b235f20d
 DATASET, _WRITTEN = "dataset.yaml", "# Written by `videolights extract`"
 
@@ -410,12 +422,12 @@ def extract(
     progress=True,
     at=0.5,                # instant in each F-th part of a clip, see `read_views`
     encode=encode_videos,  # what encodes the videos
+    val=0.2,               # share of the videos that validate, where no file's name says train, val or test
 ):                         # (VideoRun, path of the data set's YAML or None, {split: queries left out})
     "Features of videos and queries, in the layout of the public packs, with a data set that can be trained on."
     check_clips(clip_seconds, at)
     check_place(out, annotations)
-    splits = {}
-    for path in annotations: splits.setdefault(split_name(path), []).extend(read_annotations(path, protocol))
+    splits = read_splits(annotations, protocol, val)
     found, doubles = videos_by_id(videos, out)
     Path(out).mkdir(parents=True, exist_ok=True)
     with locked(out):

@@ -88,6 +88,10 @@ def _settings(saved):
     return inner | {"sources": list(saved.get("sources") or [])}
 
 # %% ../../nbs/training/47_checkpoints.ipynb #8a373a7a
+# a run may be given more epochs, and the widths of its model are those of its data
+_MAY_GROW = ("train.epochs", "model.video_dim", "model.text_dim", "model.max_words")
+
+
 def check_folder(
     config: Config,
     out: Path,         # run folder
@@ -102,7 +106,7 @@ def check_folder(
         usual = _settings(type(config)().to_dict())        # what a run does that was begun before a setting was there
         now, before = _settings(config.to_dict()), usual | _settings(read_json(path))
         for name, value in now.items():
-            if before.get(name) != value and name != "train.epochs":
+            if before.get(name) != value and name not in _MAY_GROW:
                 raise InputError(f"{path}: was started with another {name} ({before.get(name)}); "
                                  "resume with the same recipe or choose another --out")
     return (out / "last").exists()

@@ -375,7 +375,8 @@ def train(
     run = Run(config.with_changes({"train.start": ""}) if going_on else config, out)     # a resumed run has its weights
     if going_on: resume_run(run)
     main = run.accelerator.is_main_process
-    if main: write_json(out / "config.json", config.to_dict())      # only now: a resume that fails changes nothing
+    told = replace(config, model=run.config.model).to_dict()       # with the widths of the data
+    if main: write_json(out / "config.json", told)                 # only now: a resume that fails changes nothing
     if main and run.started:
         write_json(out / "pretrained.json", {"start": config.train.start, **run.started})
         if progress: print(start_line(config.train.start, run.started))
