@@ -214,7 +214,7 @@ def test_the_command(tmp_path, capsys):
     noise = np.random.default_rng(0).integers(0, 255, (90, 6, 8, 3)).astype(np.uint8).repeat(8, 1).repeat(8, 2)
     video = write_video(tmp_path / "v.mp4", noise, 10)
     ask = lambda *words: main([str(w) for w in ("predict", ROOT / "exported" / "toyworld", video, "a red circle", "a star", "--top", 2, *words)])
-    assert ask("--render", tmp_path / "reel.mp4", "--edl", tmp_path / "v.edl", "--csv", tmp_path / "v.csv", "--out", tmp_path / "v.jsonl", "--fps", "29.97") == 0
+    assert ask("--render", tmp_path / "reel.mp4", "--edl", tmp_path / "v.edl", "--csv", tmp_path / "v.csv", "--out", tmp_path / "v.jsonl", "--fps", "29.97", "--min-confidence", 0) == 0
     assert "reel:" in capsys.readouterr().out
     rows = list(csv.DictReader((tmp_path / "v.csv").open()))
     windows = merge_windows([[float(r["start_s"]), float(r["end_s"]), 1] for r in rows])
@@ -222,9 +222,12 @@ def test_the_command(tmp_path, capsys):
     assert abs(probe(tmp_path / "reel.mp4").duration_s - (windows[:, 1] - windows[:, 0]).sum()) <= .1 * len(windows)
     assert (tmp_path / "v.edl").read_text().startswith("TITLE: v\nFCM: NON-DROP FRAME\n")
     assert len((tmp_path / "v.jsonl").read_text().splitlines()) == 2
+    assert ask("--render", tmp_path / "none.mp4", "--csv", tmp_path / "all.csv") == 2                      # noise: hardly any confidence
+    assert "no window has a confidence of 0.2 or more" in capsys.readouterr().err
+    assert (tmp_path / "all.csv").read_text() == (tmp_path / "v.csv").read_text()                          # a table keeps every row
     assert ask("--render", tmp_path / "none.mp4", "--min-confidence", 1.1) == 2
     assert "--min-confidence" in capsys.readouterr().err
-    assert ask("--edl", tmp_path / "x.edl", "--fps", "fast") == 2
+    assert ask("--edl", tmp_path / "x.edl", "--fps", "fast", "--min-confidence", 0) == 2
     assert "frame rate fast" in capsys.readouterr().err
     assert not (tmp_path / "none.mp4").exists()
     assert not (tmp_path / "x.edl").exists()

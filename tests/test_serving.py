@@ -174,7 +174,7 @@ def test_facts(client, runtime):
     assert health["uptime_s"] >= 0
     assert client.ask("GET", "/contract").data == json.loads(json.dumps(runtime.contract))
     paths = client.ask("GET", "/openapi.json").data["paths"]
-    assert set(paths) == {"/predict", "/predict/path", "/health", "/contract"}
+    assert set(paths) == {"/predict", "/predict/path", "/health", "/contract", "/videos/{path}"}
     assert "multipart/form-data" in paths["/predict"]["post"]["requestBody"]["content"]
 
 
@@ -283,7 +283,7 @@ def test_wrong_forms(client, refused, videos):
     refused(client.ask("POST", "/predict"), 415)
     refused(client.post("/predict", {"path": "a.mp4", "queries": ["a star"]}), 415)
     for method, path, status in (("GET", "/predict", 405), ("DELETE", "/predict/path", 405), ("POST", "/health", 405),
-                                 ("GET", "/", 404), ("POST", "/predict/", 404)):
+                                 ("POST", "/", 405), ("GET", "/page/..%2fdocs.html", 404), ("GET", "/videos/a.txt", 404), ("POST", "/predict/", 404)):
         refused(client.ask(method, path), status)
 
 

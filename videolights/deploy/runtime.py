@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Prediction', 'check_features', 'join_sources', 'segments', 'blend', 'merge_moments', 'mean_inside', 'combine',
            'graph_file', 'check_options', 'predict_batch', 'predict_dataset', 'Trace', 'trace_pair', 'cut_words',
-           'prepare_text', 'predict_video', 'Runtime']
+           'prepare_text', 'read_video', 'predict_video', 'Runtime']
 
 # %% ../../nbs/deploy/59_runtime.ipynb #80aeb07a
 import json
@@ -380,6 +380,23 @@ def prepare_text(
     return rows
 
 # %% ../../nbs/deploy/59_runtime.ipynb #7fdd9f5b
+def read_video(
+    self: "Runtime",
+    path: str | Path,          # a video file
+    queries: str | list[str],  # a sentence, or a list of them
+    max_seconds: float = WEEK_S,   # a longer video is an error
+) -> tuple[list, list, list, list]:   # videos, texts, identities and durations, as `predict_batch` takes them
+    "Decode and encode."
+    queries, contract = [queries] if isinstance(queries, str) else list(queries), self.contract
+    asked = [join_sources(contract, "text", _split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
+    texts, said = zip(*(cut_words(x, contract["max_words"]) for x in asked)) if asked else ((), ())
+    view = contract["clip_seconds"], contract.get("at", .5)
+    encoded, seconds = encode_timed(self.encoder, path, *view, max_seconds)
+    video = self.prepare_video(_split(contract, "video", encoded))
+    identities = [dict(query=query, vid=Path(path).stem, warnings=w) for query, w in zip(queries, said)]
+    return [video] * len(texts), list(texts), identities, [seconds] * len(texts)
+
+
 def predict_video(
     self: "Runtime",
     path: str | Path,          # a video file
@@ -388,14 +405,7 @@ def predict_video(
     **options,                 # whole_clips, nms_threshold, batch_size of `predict_batch`
 ) -> list[Prediction]:         # one per query
     "Decode, encode and answer."
-    queries, contract = [queries] if isinstance(queries, str) else list(queries), self.contract
-    asked = [join_sources(contract, "text", _split(contract, "text", x)) for x in self.encoder.encode_text(queries)]
-    texts, said = zip(*(cut_words(x, contract["max_words"]) for x in asked)) if asked else ((), ())
-    view = contract["clip_seconds"], contract.get("at", .5)
-    encoded, seconds = encode_timed(self.encoder, path, *view, max_seconds)
-    video = self.prepare_video(_split(contract, "video", encoded))
-    identities = [dict(query=query, vid=Path(path).stem, warnings=w) for query, w in zip(queries, said)]
-    return self.predict_batch([video] * len(texts), texts, identities, [seconds] * len(texts), **options)
+    return self.predict_batch(*self.read_video(path, queries, max_seconds), **options)
 
 # %% ../../nbs/deploy/59_runtime.ipynb #dc7545e7
 @dataclass(eq=False, repr=False)
@@ -444,7 +454,7 @@ class Runtime:
         "Clip features (L, video_dim) from one array per source, as its encoder gave it: `{\"clip\": (L, 512), ...}`."
         return join_sources(self.contract, "video", arrays)
     predict_batch, predict_dataset, predict_video, trace = predict_batch, predict_dataset, predict_video, trace_pair
-    prepare_text = prepare_text
+    prepare_text, read_video = prepare_text, read_video
 
     def predict(
         self,

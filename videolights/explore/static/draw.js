@@ -116,7 +116,7 @@ function maps(host, m, d, seek) {
     for (const [start, stop] of d.windows) svg.append(node('rect', { x: x(start), y: y - 6, width: x(stop) - x(start), height: 4, fill: '#009E73' }));
     for (const [start, stop, score] of panel.predicted ?? [])
       svg.append(node('rect', { x: x(start), y: y - 12, width: Math.max(2, x(stop) - x(start)), height: 4, fill: '#E0691A', opacity: .15 + .85 * score }));
-    const cells = (rows, from, height) => svg.append(node('image', { href: pixels(rows, shade), x: at, y: from, width: each, height, preserveAspectRatio: 'none', style: 'image-rendering:pixelated', class: 'map' }));
+    const cells = (rows, from, height) => svg.append(node('image', { href: pixels(rows, shade), x: at, y: from, width: each, height, preserveAspectRatio: 'none', class: 'map' }));
     cells(panel.z, y, m.rows.length * tall);
     if (panel.sentence) cells([panel.sentence], y + m.rows.length * tall + 5, tall);
     if (d.saliency) {
