@@ -298,7 +298,7 @@ class WorkOptions:
 def extract_command(
     videos: Path,  # a folder of videos with all its subfolders, or one file; an id is a file's name less its ending
     /, *,
-    sources: str = "",  # encoders in order: slowfast,clip,blip2,i3d_rgb,builtin (default: clip if at hand, else builtin)
+    sources: str = "",  # encoders in order: slowfast,clip,blip2,i3d_rgb,builtin (default: clip, or else builtin)
     out: Path,  # folder for features, dataset.yaml, recipe.yaml and failures.jsonl
     annotations: Many = (),  # queries, .csv or .jsonl; train, val or test in a name is the split, else --val divides
     val: Share = 0.2,  # share of the videos held out for validation, drawn by a hash of their names

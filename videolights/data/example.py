@@ -51,7 +51,8 @@ class Example(NamedTuple):
 
 # %% ../../nbs/data/17_example.ipynb #6d1fe458
 def _arrays(name):
-    with as_file(files("videolights.data") / "example" / f"{name}.npz") as path, np.load(path) as found: arrays = dict(found)
+    place = files("videolights.data") / "example" / f"{name}.npz"
+    with as_file(place) as path, np.load(path) as found: arrays = dict(found)
     for array in arrays.values(): array.flags.writeable = False
     return json.loads(str(arrays.pop("facts"))), arrays
 
@@ -98,5 +99,6 @@ def compared(name: str) -> list[Compared]:
     def answer(qid, model):
         own = _under(arrays, f"{qid}/{model}/")
         return Answer(_under(own, "map/"), own["windows"], own["saliency"])
-    return [Compared(**row, clip_seconds=facts["clip_seconds"], answers={m: answer(row["qid"], m) for m in facts["models"]})
+    shared, models = facts["clip_seconds"], facts["models"]
+    return [Compared(**row, clip_seconds=shared, answers={model: answer(row["qid"], model) for model in models})
             for row in facts["queries"]]
