@@ -7,9 +7,10 @@ import torch
 from conftest import ROOT
 
 from videolights.config import ModelConfig, from_dict
-from videolights.data.example import example
+from videolights.data.example import compared, example
 from videolights.deploy.runtime import Runtime
 from videolights.model.videolights import VideoLights
+from videolights.spans import temporal_iou
 
 sys.path.insert(0, str(ROOT / "exported"))
 TRACED = [(video, query) for video in example().videos for query in video.queries if query.trace]
@@ -37,3 +38,17 @@ def test_example_is_of_the_shipped_bundle_and_small():
     folder = ROOT / "videolights/data/example"
     assert sum(p.stat().st_size for p in folder.iterdir()) < 6e6
     with pytest.raises(ValueError, match="read-only"): TRACED[0][1].trace["saliency"][0] = 0
+
+
+@pytest.mark.parametrize("name", ["laboratory", "charades_clip"])
+def test_compared_queries_are_few_and_whole(name):
+    found, folder = compared(name), ROOT / "videolights/data/example"
+    assert 5 <= len(found) <= 12
+    assert (folder / f"{name}.npz").stat().st_size < 1e6
+    for row in found:
+        assert next(iter(row.answers)) == "VideoLights"
+        assert "refinement" not in row.answers["Moment-DETR"].maps          # a stage that a model lacks is not there
+        for answer in row.answers.values():
+            assert len(answer.saliency) == len(row.saliency)
+            assert (np.diff(answer.windows[:, 2]) <= 0).all()
+        assert row.iou == pytest.approx(temporal_iou(np.array(row.windows), row.answers["VideoLights"].windows[0, :2]).max(), abs=1e-3)

@@ -81,11 +81,12 @@ def still(
     fig,        # a plotly figure
     width=820,  # pixels
 ):              # an image for a notebook
-    "A still picture, or a sentence where no browser is installed that could draw one."
+    "A still picture; the figure itself, which answers, where no browser is installed that could draw one."
     from IPython.display import Image
     try: return Image(picture(fig, width=width))
     except Exception as e:
-        print(f"figure of {len(fig.data)} traces; no picture without kaleido and Chromium ({type(e).__name__})")
+        print(f"no picture without kaleido and Chromium ({type(e).__name__}): the live figure")
+        return fig
 
 # %% ../nbs/core/03_pictures.ipynb #7df3ffb9
 def _truth_line(saliency, clip_seconds, x, y, first):
