@@ -330,12 +330,16 @@ def read_splits(
     annotations,   # files of queries
     protocol,      # how these are meant
     val,           # share of the videos that validate, where no file's name says train, val or test
+    videos,        # ids of the videos at hand
 ):                 # {split: rows}
-    "What each split asks; queries without a split are divided by video."
+    "What each split asks; queries without a split are divided by video, of those that are there."
     splits = {}
     for path in annotations: splits.setdefault(split_name(path), []).extend(read_annotations(path, protocol))
     named = {"train", "val", "test"} & {*splits}
-    return splits if named or not splits else split_by_video([*chain(*splits.values())], val)
+    if named or not splits: return splits
+    rows = [*chain(*splits.values())]
+    divided = split_by_video([row for row in rows if row["vid"] in videos], val)
+    return divided | {"train": divided.get("train", []) + [row for row in rows if row["vid"] not in videos]}
 
 # %% ../../nbs/encoders/82_extraction.ipynb #b235f20d
 DATASET, _WRITTEN = "dataset.yaml", "# Written by `videolights extract`"
@@ -427,8 +431,8 @@ def extract(
     "Features of videos and queries, in the layout of the public packs, with a data set that can be trained on."
     check_clips(clip_seconds, at)
     check_place(out, annotations)
-    splits = read_splits(annotations, protocol, val)
     found, doubles = videos_by_id(videos, out)
+    splits = read_splits(annotations, protocol, val, found)
     Path(out).mkdir(parents=True, exist_ok=True)
     with locked(out):
         known = record_settings(out, encoders, clip_seconds, weights, at)
