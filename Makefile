@@ -18,7 +18,7 @@ demo: $(READY)  ## toy videos -> train -> evaluate -> export -> predict -> demo/
 
 test: sync lint notebooks  ## every check: modules in step, types, all notebooks run, pytest, the site, the wheel in a clean environment
 	@echo "== tests"
-	@$(ONE_THREAD) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile
+	@$(ONE_THREAD) $(BIN)/python -m pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 env: $(READY)  ## build .venv with everything a developer needs
 	@echo ".venv is ready"

@@ -170,7 +170,7 @@ def test_a_name_that_is_no_text(runtime, archive, tmp_path):
     try: shutil.copy(archive / "a b.mp4", os.fsencode(tmp_path) + b"/odd\xff.mp4")
     except OSError: pytest.skip("this file system takes valid names only")
     for kept in (0, 1): assert predict_many(runtime, tmp_path, ["a star"], tmp_path / "out.jsonl", progress=False) == Tally(1 - kept, kept, 0)
-    assert run("predict", BUNDLE, tmp_path, "a star", "--out", tmp_path / "out.jsonl", "--csv", tmp_path / "out.csv", "--edl", tmp_path / "out.edl") == 0
+    assert run("predict", BUNDLE, tmp_path, "a star", "--out", tmp_path / "out.jsonl", "--csv", tmp_path / "out.csv", "--edl", tmp_path / "out.edl", "--min-confidence", 0) == 0
     assert "odd?.mp4" in (tmp_path / "out.csv").read_text()
     assert "odd?.mp4" in (tmp_path / "out.edl").read_text()
 
@@ -195,7 +195,7 @@ def test_answers_never_mix(runtime, archive, whole, tmp_path):
 
 def test_the_command(archive, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
-    command = ["predict", BUNDLE, archive, *QUERIES, "--out", out, "--csv", tmp_path / "out.csv", "--edl", tmp_path / "out.edl", "--top", 2]
+    command = ["predict", BUNDLE, archive, *QUERIES, "--out", out, "--csv", tmp_path / "out.csv", "--edl", tmp_path / "out.edl", "--top", 2, "--min-confidence", 0]
     code = f"import sys; from videolights.cli import main; code = main({list(map(str, command))!r}); assert 'torch' not in sys.modules; sys.exit(code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1
@@ -211,6 +211,10 @@ def test_the_command(archive, tmp_path, capsys):
     assert run(*command) == 1
     assert "0 answered, 6 were" in capsys.readouterr().out  # again: nothing new, the same table
     assert (out.read_bytes(), (tmp_path / "out.csv").read_text().splitlines()) == before
+    (tmp_path / "out.edl").unlink()
+    assert run(*command[:-2]) == 1
+    assert "nothing to cut" in capsys.readouterr().err       # an edit list of moments that are hardly sure helps nobody; the table keeps every row
+    assert ((tmp_path / "out.csv").read_text().splitlines(), (tmp_path / "out.edl").exists()) == (before[1], False)
 
 
 @pytest.mark.parametrize("words, says", [

@@ -369,7 +369,7 @@ def small_disk(tmp_path):
     if not shutil.which("mount") or subprocess.run(mount, capture_output=True).returncode: pytest.skip("a small disk can be mounted by root only")
     (folder / "filler").write_bytes(bytes(32 * 1024))
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_full_disk(small_disk, made, refused, world):

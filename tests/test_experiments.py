@@ -191,7 +191,7 @@ def test_shipped_grids(root, monkeypatch):
     "Every grid of the repository can be run as it is; the small ones speak of charades_clip; published figures stay apart."
     for name in ("VIDEOLIGHTS_DATA", "VIDEOLIGHTS_REALDATA"): monkeypatch.setenv(name, "/data")
     paths = sorted((root / "recipes/tables").glob("*.yaml"))
-    assert {p.stem for p in paths} == {"charades_clip", "laboratory-curve", *(f"laboratory-table{n}" for n in (5, 6, 7)), "released-small", "quality-small", "settings-small", "fig7", "fig7-small", *(f"table{n}" for n in range(2, 9)), *(f"table{n}-small" for n in (5, 6, 7))}
+    assert {p.stem for p in paths} == {"charades_clip", "charades-figures", "laboratory-curve", *(f"laboratory-table{n}" for n in (5, 6, 7)), "released-small", "quality-small", "settings-small", "fig7", "fig7-small", *(f"table{n}" for n in range(2, 9)), *(f"table{n}-small" for n in (5, 6, 7))}
     grids, readme = {p.stem: Grid.load(p) for p in paths}, (root / "recipes/README.md").read_text()
     for name, grid in grids.items():
         assert f"{name}.yaml" in readme

@@ -974,8 +974,10 @@ class CutOptions:
         if not (self.edl or self.render): return
         least = .2 if self.min_confidence is None else self.min_confidence   # right once in five, as calibrated
         if not (cuts := best_cuts(rows, self.top, least)):
-            raise InputError(f"no window has a confidence of {least:g} or more, so there is nothing to cut; "
-                             "ask in other words, or take less sure ones with --min-confidence 0")
+            said = (f"no window has a confidence of {least:g} or more, so there is nothing to cut; ask in other words, "
+                    "or take less sure ones with --min-confidence 0")
+            if self.render: raise InputError(said)
+            return print(f"note: {said}", file=sys.stderr)
         if self.edl: write_text(self.edl, to_edl(cuts, self.fps or timeline_rate(cuts), self.edl.stem))
         if not self.render: return
         windows = [(cut.start_s, cut.end_s, cut.confidence) for cut in cuts]
@@ -1011,6 +1013,9 @@ def predict_command(
     """
     from videolights.deploy.bulk import is_list
     many = Path(source).is_dir() or is_list(source) or machines.engine == "ray"
+    if len(queries) > 1 and all(len(query.split()) == 1 for query in queries):
+        print(f'note: {len(queries)} queries of one word each; to ask one sentence, quote it: "{" ".join(queries)}"',
+              file=sys.stderr)
     if many and (json or cuts.render):
         raise InputError(f"{source}: --json and --render are for one video; the answers about many go to --out")
     runtime, cluster = vl.Runtime.load(bundle, **opening.options()), machines.cluster()
@@ -1028,9 +1033,6 @@ def _predict_one(runtime, source, queries, top=5, as_json=False, out=None):
     for found in predictions:
         print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else answer_table(found, top))
         for said in found.warnings: print(f'warning: "{found.query}": {said}', file=sys.stderr)
-    if len(queries) > 2 and all(len(query.split()) == 1 for query in queries):
-        print(f'note: {len(queries)} queries of one word each; to ask one sentence, quote it: "{" ".join(queries)}"',
-              file=sys.stderr)
     rows = [{"video": str(source), **found.to_dict()} for found in predictions]
     if out: write_jsonl(out, rows)
     return rows

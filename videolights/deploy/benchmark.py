@@ -10,6 +10,7 @@ import itertools
 import json
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Callable, Sequence
@@ -112,7 +113,8 @@ def cold_start(
     "What the first answer of a new process costs."
     done = subprocess.run([sys.executable, "-c", _COLD, str(folder)], capture_output=True, text=True)
     if done.returncode:
-        raise InputError(f"{folder}: a fresh process could not answer ({done.stderr.strip().splitlines()[-1][:200]})")
+        why = textwrap.shorten(done.stderr.strip().splitlines()[-1], 200, placeholder=" ...")
+        raise InputError(f"{folder}: a fresh process could not answer ({why})")
     return json.loads(done.stdout, parse_float=lambda number: round(float(number), 3))
 
 # %% ../../nbs/deploy/64_benchmark.ipynb #57594ec5

@@ -9,6 +9,7 @@ __all__ = ['SHORT', 'wanted_providers', 'quiet', 'open_session']
 import io
 import logging
 import shutil
+import textwrap
 import warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -88,7 +89,8 @@ def open_session(
         try: session = onnxruntime.InferenceSession(_one_file(path, content), options, providers=usable)
         except InputError: raise
         except Exception as e:
-            raise InputError(f"{path}: cannot be loaded ({' '.join(str(e).split())[:200]}); "
+            why = textwrap.shorten(str(e), 200, placeholder=" ...")
+            raise InputError(f"{path}: cannot be loaded ({why}); "
                              "export or copy the bundle again") from None
     unused = [name for name in wanted if name not in session.get_providers()]
     if unused: _report_unused(unused[0], available, said.getvalue(), error=providers != "auto" and not allow_fallback)

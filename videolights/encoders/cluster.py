@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+import textwrap
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -98,7 +99,8 @@ def connect(
     local = address == "local"
     try: ray.init(address=None if local else address, log_to_driver=False, include_dashboard=False if local else None)
     except (ConnectionError, ValueError) as e:
-        raise InputError(f"no Ray cluster answers at '{address}' ({' '.join(str(e).split())[:120]}); "
+        why = textwrap.shorten(str(e), 120, placeholder=" ...")
+        raise InputError(f"no Ray cluster answers at '{address}' ({why}); "
                          "start one with `ray start --head`, or take --ray-address local") from None
 
 # %% ../../nbs/encoders/85_cluster.ipynb #09ca6989

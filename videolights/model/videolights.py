@@ -6,6 +6,7 @@
 __all__ = ['Output', 'Stage', 'TrainingOutput', 'Parts', 'pair_with_next', 'Stages', 'VideoLights', 'load']
 
 # %% ../../nbs/model/28_videolights.ipynb #3b5c8bdb
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -236,8 +237,8 @@ def load(
     except (SafetensorError, OSError) as e:
         raise InputError(f"{weights}: damaged or cut short ({e}); copy or train it again") from None
     except RuntimeError as e:
-        why = " ".join(str(e).split())
-        raise InputError(f"{weights}: does not fit {config} ({why[:200]}); keep the two together") from None
+        why = textwrap.shorten(str(e), 200, placeholder=" ...")
+        raise InputError(f"{weights}: does not fit {config} ({why}); keep the two together") from None
     contract = folder / "contract.json"
     model.contract = read_json(contract) if contract.exists() else None
     return model.eval()
