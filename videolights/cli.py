@@ -734,7 +734,7 @@ def evaluate_command(
     print(reports.table(result))
     if slices: print("\n" + reports.slice_table(reports.slices(*given)))
     if floors: print("\n" + floor_table(source, answers))
-    if (source / "config.json").exists():
+    if (source / "log.csv").exists():
         print(f"next: {program()} export {source} --out exported/{source.resolve().name}")
     if per_query:
         write_csv(per_query, rows)
